@@ -1,0 +1,21 @@
+"""The original Transformer as first-class Hugging Face models; importing it registers the Auto classes."""
+
+from .models import (
+    VaswaniTransformerConfig,
+    VaswaniTransformerForConditionalGeneration,
+    VaswaniTransformerModel,
+    VaswaniTransformerTokenizer,
+)
+from .pipelines import register_pipelines
+
+register_pipelines()
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VaswaniTransformerConfig",
+    "VaswaniTransformerForConditionalGeneration",
+    "VaswaniTransformerModel",
+    "VaswaniTransformerTokenizer",
+    "__version__",
+]

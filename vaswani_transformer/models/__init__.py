@@ -1,0 +1,28 @@
+"""The models: all that a Hub repository of ours carries. Importing this registers them with transformers' Auto classes.
+
+Registered "for an Auto class", a model's `save_pretrained` (also the Trainer's, and `push_to_hub`) writes its code
+beside its weights, so that any saved folder loads where this package is not installed, with `trust_remote_code=True`.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from .configuration_transformer import VaswaniTransformerConfig
+from .modeling_transformer import VaswaniTransformerForConditionalGeneration, VaswaniTransformerModel
+from .tokenization_transformer import VaswaniTransformerTokenizer
+
+FAMILIES = {
+    VaswaniTransformerConfig: {
+        AutoModel: VaswaniTransformerModel,
+        AutoModelForSeq2SeqLM: VaswaniTransformerForConditionalGeneration,
+    },
+}
+TOKENIZERS = {VaswaniTransformerConfig: VaswaniTransformerTokenizer}  # saved as stock tokenizers: no code travels
+
+for _config, _classes in FAMILIES.items():
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    _config.register_for_auto_class()
+    for _auto, _class in _classes.items():
+        _auto.register(_config, _class, exist_ok=True)
+        _class.register_for_auto_class(_auto.__name__)
+for _config, _class in TOKENIZERS.items():
+    AutoTokenizer.register(_config, fast_tokenizer_class=_class, exist_ok=True)

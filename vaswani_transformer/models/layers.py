@@ -1,0 +1,189 @@
+"""Position tables computed from position ids, and the output head with its chunked loss."""
+
+# B batch   T length   D hidden size   V vocabulary   N tokens (B * T, or those with a label)
+
+import math
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+# Logits held at once, in elements: about what stays in the last-level cache of a CPU, half a GiB of float32 elsewhere.
+CHUNK_ELEMENTS = {"cpu": 1 << 21, "other": 1 << 27}
+# Under torch.compile the number of chunks must not depend on the data.
+COMPILED_CHUNKS = 8
+
+
+def position_ids_from_mask(mask_BT: Tensor) -> Tensor:
+    """Numbers the tokens of each row from 0, skipping padding on either side; padding gets a number nobody reads."""
+    return (mask_BT.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def sinusoids(position_ids: Tensor, size: int, *, layout: str = "interleaved", frequency: str = "paper") -> Tensor:
+    """Sinusoidal position encodings, section 3.5 of Vaswani et al. (2017), for any position.
+
+    PE(pos, 2i) = sin(pos / 10000^(2i/D)), PE(pos, 2i+1) = cos(pos / 10000^(2i/D)), always in float32: a table cast to
+    bfloat16 with the model errs by up to 0.66.
+
+    Args:
+        position_ids: positions of any shape.
+        size: D, even.
+        layout: "interleaved" as above; "half-split" has all sines, then all cosines (Marian, fairseq, tensor2tensor).
+        frequency: "paper" as above; "tensor2tensor" has 10000^(-i/(D/2-1)) (the paper's code, fairseq, C++ Marian).
+
+    Returns:
+        Encodings in float32, shape of `position_ids` plus [D].
+    """
+    half = size // 2
+    step = 2.0 / size if frequency == "paper" else 1.0 / max(half - 1, 1)
+    exponents = torch.arange(half, dtype=torch.float32, device=position_ids.device) * step
+    angles = position_ids.float().unsqueeze(-1) * torch.exp(exponents * -math.log(10000.0))
+    if layout == "interleaved":
+        return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+
+class OutputHead(nn.Linear):
+    """The pre-softmax projection, which also computes the loss so that whole logits need not exist.
+
+    It reads its weight inside its own forward only: under ZeRO-3 and FSDP2 that is where the weight is whole.
+    """
+
+    def forward(self, hidden: Tensor, labels: Tensor | None = None, label_smoothing: float = 0.0):
+        """Logits without labels; with labels the summed losses.
+
+        Args:
+            hidden: hidden states [..., D].
+            labels: target ids [...], -100 where there is none.
+            label_smoothing: epsilon; the target has probability 1 - epsilon, each other word epsilon / (V - 1).
+
+        Returns:
+            Logits [..., V]; or, with labels, the pair (loss, nll): sums over the labelled tokens in float32 of the
+            smoothed cross-entropy and of the plain negative log-likelihood (no gradient), in nats. No label gives 0.
+        """
+        if labels is None:
+            return super().forward(hidden)
+        return chunked_cross_entropy(hidden, self.weight, self.bias, labels, label_smoothing=label_smoothing)
+
+
+def chunked_cross_entropy(
+    hidden: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels: Tensor, *, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Summed label-smoothed cross-entropy of `hidden @ weight.T + bias`, holding the logits of one chunk at a time.
+
+    Smoothing is that of the paper's code: epsilon / (V - 1) on every wrong word, without the constant it subtracts
+    (the entropy of the smoothed target), so that 0 smoothing gives the plain negative log-likelihood.
+
+    Gradients are computed together with the loss, chunk by chunk, so that no logits are kept or computed twice.
+
+    Returns:
+        (loss, nll): float32 sums over the tokens whose label is not -100; nll carries no gradient.
+    """
+    hidden_ND, labels_N = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
+    if torch.is_autocast_enabled(hidden.device.type):
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
+        bias_V = None if bias_V is None else bias_V.to(dtype)
+    if torch.compiler.is_compiling():
+        return _compiled_cross_entropy(hidden_ND, weight_VD, bias_V, labels_N, label_smoothing)
+    labelled = labels_N != -100
+    if not labelled.all():  # no arithmetic on padding
+        hidden_ND, labels_N = hidden_ND[labelled], labels_N[labelled]
+    return _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N, label_smoothing)  # type: ignore[return-value]
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden_ND, weight_VD, bias_V, labels_N, smoothing):
+        needs = ctx.needs_input_grad
+        grad_hidden = torch.empty_like(hidden_ND) if needs[0] else None
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if needs[1] else None
+        grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if bias_V is not None and needs[2] else None
+        other = smoothing / max(weight_VD.shape[0] - 1, 1)
+        right = 1.0 - smoothing - other  # the target's probability above every other word's
+        normalisers = nll = hidden_ND.new_zeros((), dtype=torch.float32)
+        rows = _chunk_rows(hidden_ND, weight_VD.shape[0])
+        for start in range(0, hidden_ND.shape[0], rows):
+            part = slice(start, start + rows)
+            logits = nn.functional.linear(hidden_ND[part], weight_VD, bias_V).float()
+            ids_N1 = labels_N[part].unsqueeze(-1)
+            target, largest = logits.gather(-1, ids_N1), logits.amax(-1, keepdim=True)
+            probabilities = torch.softmax(logits, -1)
+            normaliser = largest - probabilities.amax(-1, keepdim=True).log()  # log of the sum of exponentials
+            normalisers, nll = normalisers + normaliser.sum(), nll + (normaliser - target).sum()
+            if not any(needs[:3]):
+                continue
+            gradient = probabilities.scatter_add_(-1, ids_N1, torch.full_like(target, -right)).to(hidden_ND.dtype)
+            if grad_hidden is not None:
+                torch.mm(gradient, weight_VD, out=grad_hidden[part])
+            if grad_weight is not None:
+                _add_product(grad_weight, gradient.t(), hidden_ND[part])
+            if grad_bias is not None:
+                grad_bias += gradient.sum(0, dtype=torch.float32)
+        loss = right * nll
+        if smoothing:
+            # The smoothed part of the target is the same for every word, so its sums need no logits.
+            sum_D, words_D = hidden_ND.sum(0, dtype=torch.float32), weight_VD.sum(0, dtype=torch.float32)
+            logit_sum = sum_D @ words_D + (0.0 if bias_V is None else hidden_ND.shape[0] * bias_V.float().sum())
+            loss = right * nll + other * (weight_VD.shape[0] * normalisers - logit_sum)
+            if grad_hidden is not None:
+                grad_hidden -= (other * words_D).to(grad_hidden.dtype)
+            if grad_weight is not None:
+                grad_weight -= other * sum_D
+            if grad_bias is not None:
+                grad_bias -= other * hidden_ND.shape[0]
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.dtypes = weight_VD.dtype, None if bias_V is None else bias_V.dtype
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx, grad_loss, _):
+        hidden, weight, bias = ctx.saved_tensors
+        return (
+            None if hidden is None else hidden * grad_loss.to(hidden.dtype),
+            None if weight is None else (weight * grad_loss).to(ctx.dtypes[0]),
+            None if bias is None else (bias * grad_loss).to(ctx.dtypes[1]),
+            None,
+            None,
+        )
+
+
+def _chunk_rows(hidden_ND: Tensor, vocabulary: int) -> int:
+    return max(1, CHUNK_ELEMENTS["cpu" if hidden_ND.device.type == "cpu" else "other"] // vocabulary)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The sums of `chunked_cross_entropy` from logits that are there anyway; plain operations, any device or compiler.
+
+    Args:
+        logits: [..., V].
+        labels: target ids [...], -100 where there is none.
+        label_smoothing: epsilon.
+    """
+    keep, target = labels != -100, labels.clamp(min=0).unsqueeze(-1)
+    log_probabilities = logits.float().log_softmax(-1)
+    nll = -(log_probabilities.gather(-1, target).squeeze(-1) * keep).sum()
+    other = label_smoothing / max(logits.shape[-1] - 1, 1)
+    against_all = -(log_probabilities.sum(-1) * keep).sum()
+    return (1.0 - label_smoothing - other) * nll + other * against_all, nll.detach()
+
+
+def _compiled_cross_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """The same sums in plain operations, for torch.compile: a fixed number of chunks, each recomputed in backward."""
+
+    def chunk(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return cross_entropy(nn.functional.linear(hidden, weight_VD, bias_V), labels, label_smoothing=smoothing)
+
+    parts = zip(hidden_ND.tensor_split(COMPILED_CHUNKS), labels_N.tensor_split(COMPILED_CHUNKS), strict=True)
+    sums = [torch.utils.checkpoint.checkpoint(chunk, *part, use_reentrant=False) for part in parts]
+    return torch.stack([loss for loss, _ in sums]).sum(), torch.stack([nll for _, nll in sums]).sum()
