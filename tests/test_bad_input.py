@@ -1,0 +1,321 @@
+"""Bad input, the whole package over, gives a ValueError (FileNotFoundError for a missing file) with rule and value."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vaswani_transformer import (
+    VaswaniTransformerConfig,
+    VaswaniTransformerForConditionalGeneration,
+    VaswaniTransformerTokenizer,
+)
+from vaswani_transformer.checkpoints import average_checkpoints, last_checkpoints, read_state, save_checkpoint
+from vaswani_transformer.data.parallel_text import TranslationOptions, read_pairs
+from vaswani_transformer.data.token_batches import plan_batches, split_evenly
+from vaswani_transformer.data.translation import TranslationData, collate
+from vaswani_transformer.evaluation import translate, translation_scores
+from vaswani_transformer.families import build_model, family_of
+from vaswani_transformer.optim import EMA, build_optimizer, learning_rate
+from vaswani_transformer.recipe import OptimizerSection, Recipe, ScheduleSection, load_recipe
+from vaswani_transformer.run_log import RunLog
+from vaswani_transformer.train import train
+
+SIZES = {"d_model": 16, "d_ff": 16, "num_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1}
+
+
+class Scene:
+    """What the rows below act on; each is made when a row asks for it."""
+
+    def __init__(self, folder: Path, tokenizer: VaswaniTransformerTokenizer) -> None:
+        self.folder, self.tokenizer = folder, tokenizer
+
+    def config(self, **changes: Any) -> VaswaniTransformerConfig:
+        return VaswaniTransformerConfig(**{"vocab_size": 300, **SIZES, **changes})
+
+    def model(self, **changes: Any) -> VaswaniTransformerForConditionalGeneration:
+        return VaswaniTransformerForConditionalGeneration(self.config(**changes)).eval()
+
+    def saved(self, **changes: Any) -> str:
+        self.model(**changes).save_pretrained(self.folder / "model")
+        return str(self.folder / "model")
+
+    def write(self, name: str, content: str | bytes) -> str:
+        path = self.folder / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(path)
+
+    def aligned(self, source: str = "a\nb\n", target: str = "A\nB\n") -> dict[str, str]:
+        return {"source": self.write("text.en", source), "target": self.write("text.de", target)}
+
+    def recipe(self, **changes: Any) -> Recipe:
+        values = {
+            "model": {"family": "transformer", **SIZES},
+            "tokenizer": {"kind": "bpe", "vocab_size": 300},
+            "data": {"files": {"train": self.aligned()}, "source": "en", "target": "de"},
+            "batch": {"source_tokens": 50, "target_tokens": 50},
+            "steps": 1,
+            "output": str(self.folder / "run"),
+        }
+        return Recipe.from_dict({key: value for key, value in (values | changes).items() if value is not None})
+
+    def read(self, files: Any, **options: Any) -> Any:
+        return read_pairs(TranslationOptions(files={"train": files}, **options), "train", cache_dir=str(self.folder))
+
+    def prepare(self, tokenizer: Any, **batch: int) -> TranslationData:
+        options = TranslationOptions(files={"train": self.aligned()})
+        batch = {"source_tokens": 50, "target_tokens": 50} | batch
+        return TranslationData.prepare(options, tokenizer, batch, seed=1, cache_dir=str(self.folder))
+
+    def build(self, section: dict[str, Any]) -> Any:
+        return build_model(family_of(section), section, self.tokenizer)
+
+
+ids = torch.tensor
+rows = np.array
+
+
+def schedule(**values: Any) -> float:
+    step = values.pop("step", 1)
+    return learning_rate(ScheduleSection(**values), OptimizerSection(), d_model=16, step=step, steps=10)
+
+
+# What is wrong, how to do it, and what the message must hold: the rule, then the value.
+CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
+    # The configuration.
+    "d_model no multiple of num_heads": (
+        lambda s: s.config(num_heads=3),
+        "multiple of num_heads.*d_model=16.*num_heads=3",
+    ),
+    "a negative size": (lambda s: s.config(d_ff=-4), "d_ff must be a positive integer.*d_ff=-4"),
+    "a size of zero": (lambda s: s.config(num_encoder_layers=0), "num_encoder_layers must be a positive.*=0"),
+    "a size that is no integer": (lambda s: s.config(num_heads=2.0), r"num_heads must be a positive integer.*2\.0"),
+    "an empty vocabulary": (lambda s: s.config(vocab_size=0), "vocab_size must be a positive integer.*vocab_size=0"),
+    "odd d_model with sinusoids": (lambda s: s.config(d_model=15, d_k=4), "even for sinusoidal.*d_model=15"),
+    "dropout of one": (lambda s: s.config(dropout=1.0), r"dropout must be a number in \[0, 1\).*dropout=1\.0"),
+    "negative dropout": (lambda s: s.config(attention_dropout=-0.1), r"attention_dropout must.*\[0, 1\).*-0\.1"),
+    "label smoothing of one": (lambda s: s.config(label_smoothing=1.0), r"label_smoothing.*\[0, 1\).*1\.0"),
+    "an unknown activation": (lambda s: s.config(activation="rely"), "activation must be.*'rely'.*mean 'relu'"),
+    "an unknown norm order": (lambda s: s.config(norm_order="pots"), "norm_order must be one of post, pre.*'pots'"),
+    "an unknown position embedding": (
+        lambda s: s.config(position_embedding="rope"),
+        "one of sinusoidal, learned.*'rope'",
+    ),
+    "an unknown way of tying": (lambda s: s.config(tie_embeddings="both"), "one of all, decoder, none.*'both'"),
+    "a switch that is no switch": (lambda s: s.config(final_norm="no"), "final_norm must be true or false.*'no'"),
+    "a misspelt field": (lambda s: s.config(num_head=4), "unknown field.*'num_head'; did you mean 'num_heads'"),
+    "a pad id outside the vocabulary": (lambda s: s.config(pad_token_id=300), r"in \[0, vocab_size=300\).*=300"),
+    "a negative epsilon": (lambda s: s.config(layer_norm_eps=-1.0), r"layer_norm_eps must be above 0.*-1\.0"),
+    "an unknown preset": (lambda s: VaswaniTransformerConfig.preset("bigg"), "preset must be one of base, big.*'bigg'"),
+    # The model.
+    "a source id outside the vocabulary": (
+        lambda s: s.model()(input_ids=ids([[5, 300]]), labels=ids([[1]])),
+        r"token ids must be in \[0, vocab_size=300\); got 300 at \(0, 1\)",
+    ),
+    "a negative source id": (lambda s: s.model()(input_ids=ids([[-1]]), labels=ids([[1]])), "got -1 at"),
+    "a label outside the vocabulary": (
+        lambda s: s.model()(input_ids=ids([[5, 1]]), labels=ids([[4, 999, -100]])),
+        r"must be in \[0, vocab_size=300\); got 999",
+    ),
+    "an empty source": (
+        lambda s: s.model()(input_ids=torch.zeros((2, 0), dtype=torch.long), labels=ids([[1], [1]])),
+        r"at least one position.*\(2, 0\)",
+    ),
+    "neither ids nor embeddings": (lambda s: s.model()(labels=ids([[1]])), "either token ids or embeddings"),
+    "learned positions overrun": (
+        lambda s: s.model(position_embedding="learned", max_position_embeddings=2)(ids([[5, 6, 1]]), labels=ids([[1]])),
+        "max_position_embeddings=2.*reaches 3",
+    ),
+    # Tokenizer and model together.
+    "a tokenizer larger than the model it translates with": (
+        lambda s: translate(s.model(vocab_size=10), s.tokenizer, ["a"]),
+        r"not have more tokens than the model; got \d+ tokens, vocab_size=10",
+    ),
+    "a tokenizer larger than the model it trains": (
+        lambda s: s.build({"from": s.saved(vocab_size=10)}),
+        r"must hold every token of the tokenizer; got vocab_size=10, \d+ tokens",
+    ),
+    "a tokenizer larger than the recipe's vocabulary": (
+        lambda s: s.build({"family": "transformer", **SIZES, "vocab_size": 10}),
+        r"must hold every token of the tokenizer; got vocab_size=10, \d+ tokens",
+    ),
+    "a tokenizer of other special tokens": (
+        lambda s: s.build({"from": s.saved(eos_token_id=7)}),
+        "agree on eos_token_id; got 7 in the model, 1",
+    ),
+    "a new tokenizer for an old model": (
+        lambda s: s.recipe(model={"from": "some/model"}),
+        "knows one vocabulary.*some/model.*bpe",
+    ),
+    "an unknown kind of tokenizer": (
+        lambda s: VaswaniTransformerTokenizer.train(["a"], vocab_size=300, kind="unigram"),
+        "kind.*bpe.*wordpiece.*unigram",
+    ),
+    "a vocabulary smaller than the bytes": (
+        lambda s: VaswaniTransformerTokenizer.train(["a"], vocab_size=100),
+        "vocab_size.*259.*100",
+    ),
+    "a model that is not there": (
+        lambda s: s.build({"from": "no/such-model"}),
+        "model.from must name.*'no/such-model'",
+    ),
+    "a family that does not fit the model": (
+        lambda s: s.build({"family": "bert", "from": s.saved()}),
+        "the recipe's family.*vaswani-transformer.*family='bert'",
+    ),
+    "fields that do not fit the weights": (
+        lambda s: s.build({"from": s.saved(), "d_ff": 48}),
+        "fields must fit the weights.*'d_ff': 48",
+    ),
+    # The recipe.
+    "an unknown recipe key": (lambda s: s.recipe(stepz=3), "unknown recipe key 'stepz'; did you mean 'steps'"),
+    "an unknown key of a section": (
+        lambda s: s.recipe(optimizer={"learning_rat": 1.0}),
+        "unknown recipe key 'optimizer.learning_rat'; did you mean 'optimizer.learning_rate'",
+    ),
+    "an unknown key of data": (
+        lambda s: train(s.recipe(data={"embeded": "debian-en-de"})),
+        "unknown recipe key 'data.embeded'; did you mean 'data.embedded'",
+    ),
+    "an unknown model field of a recipe": (
+        lambda s: train(s.recipe(model={"family": "transformer", **SIZES, "layers": 3})),
+        "unknown recipe key 'model.layers'",
+    ),
+    "a recipe value of the wrong type": (lambda s: s.recipe(steps="ten"), "steps must be a whole number; got 'ten'"),
+    "no steps": (lambda s: s.recipe(steps=0), "steps must be at least 1; got steps=0"),
+    "a batch without tokens": (
+        lambda s: s.recipe(batch={"source_tokens": 0, "target_tokens": 9}),
+        "source_tokens must be at least 1; got source_tokens=0",
+    ),
+    "a beta of one": (
+        lambda s: s.recipe(optimizer={"betas": [0.9, 1.0]}),
+        r"betas.*\[0, 1\); got betas=\[0\.9, 1\.0\]",
+    ),
+    "more checkpoints averaged than kept": (
+        lambda s: s.recipe(average_last=9, save={"every_steps": 1, "keep": 5}),
+        "average_last must not exceed save.keep.*average_last=9, save.keep=5",
+    ),
+    "two ways to the final model": (
+        lambda s: s.recipe(average_last=2, save={"every_steps": 1}, ema_decay=0.9),
+        "set one; got ema_decay=0.9, average_last=2",
+    ),
+    "patience without validation": (
+        lambda s: s.recipe(validate={"patience": 3}),
+        "needs validate.every_steps.*patience=3",
+    ),
+    "a schedule without its peak": (
+        lambda s: s.recipe(schedule={"name": "cosine"}),
+        "cosine needs optimizer.learning_rate.*learning_rate=None",
+    ),
+    "an unknown family": (
+        lambda s: s.recipe(model={"family": "transfomer"}),
+        "unknown model.family 'transfomer'; did you mean 'transformer'",
+    ),
+    "an unknown recipe": (
+        lambda s: load_recipe("transformer-dem"),
+        "unknown recipe 'transformer-dem'.*'transformer-demo'",
+    ),
+    "a recipe file that is missing": (lambda s: load_recipe("no/such.yaml"), "no recipe file at no/such.yaml"),
+    "an override without a value": (lambda s: load_recipe("transformer-demo", ["steps"]), "key=value.*got 'steps'"),
+    "validation without text": (
+        lambda s: train(s.recipe(validate={"every_steps": 5})),
+        "validate.every_steps=5 needs validation text; got none",
+    ),
+    # The text.
+    "a missing file": (lambda s: s.read({"source": "no.en", "target": "no.de"}), "no.en"),
+    "a missing file of rows": (lambda s: s.read("no/such.tsv"), "no/such.tsv"),
+    "parallel files of different length": (
+        lambda s: s.read(s.aligned("a\nb\nc\n", "A\nB\n")),
+        r"as many lines as each other; got 3 in .*text\.en and 2 in .*text\.de",
+    ),
+    "bad UTF-8": (
+        lambda s: s.read({"source": s.write("x.en", b"ok\n\xff\xfe\n"), "target": s.write("x.de", "A\nB\n")}),
+        r"x\.en:2: malformed line.*UTF-8.*on_bad_line=skip",
+    ),
+    "rows with a column too many": (lambda s: s.read(s.write("x.tsv", "a\tb\tc\n")), r"2 columns; got 3 in .*x\.tsv:1"),
+    "no text at all": (lambda s: s.read(s.aligned("", "")), "at least one usable pair; got 0 pairs"),
+    "two places to read from": (
+        lambda s: TranslationOptions(name="wmt/wmt14", embedded="debian-en-de"),
+        "exactly one of name, files and embedded; got name, embedded",
+    ),
+    "an unknown embedded corpus": (
+        lambda s: read_pairs(TranslationOptions(embedded="debian-en-fr"), "train", cache_dir=str(s.folder)),
+        "data.embedded must be one of debian-en-de; got 'debian-en-fr'",
+    ),
+    "an unknown split": (
+        lambda s: read_pairs(TranslationOptions(embedded="debian-en-de"), "dev", cache_dir=str(s.folder)),
+        "split must be one of train, validation, test; got split='dev'",
+    ),
+    "the same language twice": (
+        lambda s: TranslationOptions(embedded="debian-en-de", source="en", target="en"),
+        "must differ; got 'en' twice",
+    ),
+    # The batches.
+    "a collated id outside the vocabulary": (
+        lambda s: collate([rows([3, 1])], [rows([5000, 1])], tokenizer=s.tokenizer),
+        r"in the tokenizer's vocabulary, 0 to \d+; got 5000 in labels",
+    ),
+    "an empty sequence in a batch": (
+        lambda s: collate([rows([], dtype=np.int64)], [rows([1])], tokenizer=s.tokenizer),
+        "at least one token; got an empty one",
+    ),
+    "a batch budget of zero": (
+        lambda s: s.prepare(s.tokenizer, source_tokens=0),
+        "source_tokens must.*source_tokens=0",
+    ),
+    "lengths of different number": (
+        lambda s: plan_batches(rows([1, 2]), rows([1]), source_tokens=9, target_tokens=9, rng=None),
+        "two lengths; got 2 and 1",
+    ),
+    "no parts": (lambda s: split_evenly(rows([0]), rows([1]), rows([1]), 0), "parts must be at least 1; got parts=0"),
+    # Optimiser, checkpoints, log, scores.
+    "an unknown optimiser": (
+        lambda s: build_optimizer(s.model(), OptimizerSection(name="sgd")),  # type: ignore[arg-type]
+        r"one of \['adam', 'adamw'\]; got optimizer.name='sgd'",
+    ),
+    "an update numbered zero": (lambda s: schedule(step=0), "step must be 1 or more.*got step=0"),
+    "no warm-up for noam": (lambda s: schedule(warmup_steps=0), "warmup_steps must be at least 1; got .*=0"),
+    "a decay of one": (lambda s: EMA(s.model(), 1.0), r"ema_decay must be in \[0, 1\); got ema_decay=1\.0"),
+    "no checkpoint kept": (
+        lambda s: save_checkpoint(s.folder, 1, write=lambda path: None, keep=0),
+        "save.keep must be 1 or more.*got keep=0",
+    ),
+    "nothing to average": (lambda s: average_checkpoints([], s.folder), r"at least one checkpoint; got paths=\[\]"),
+    "a run without checkpoints": (
+        lambda s: last_checkpoints(s.folder, 2),
+        "at least one complete checkpoint.*got folder=",
+    ),
+    "a checkpoint without its state": (lambda s: read_state(s.folder), r"readable state\.json; got "),
+    "a log that is never written": (
+        lambda s: RunLog(s.folder, total_steps=1, enabled=False, log_every=0),
+        "log_every and steps must be 1 or more; got log_every=0",
+    ),
+    "as many hypotheses as references": (
+        lambda s: translation_scores(["a", "b"], ["a"], target_language="de"),
+        "as many lines on each side.*got 2 hypotheses, 1 references",
+    ),
+    "a batch of no tokens to translate": (
+        lambda s: translate(s.model(), s.tokenizer, ["a"], batch_tokens=0),
+        "batch_tokens must be at least 1; got batch_tokens=0",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return VaswaniTransformerTokenizer.train(["a hat", "a dog", "A HAT", "A DOG"], vocab_size=270)
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_bad_input_is_told_with_the_rule_and_the_value(what, tokenizer, tmp_path):
+    act, told = CASES[what]
+    with pytest.raises((ValueError, FileNotFoundError), match=f"(?s){told}") as error:
+        act(Scene(tmp_path, tokenizer))
+    assert type(error.value) is ValueError or "missing" in what
+
+
+def test_the_table_of_bad_input_is_as_long_as_promised():
+    assert len(CASES) >= 30

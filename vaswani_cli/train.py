@@ -1,0 +1,42 @@
+"""`vaswani train`: a recipe, with keys changed on the command line, to a trained model."""
+
+import argparse
+
+EPILOG = """examples:
+  vaswani train transformer-demo
+  vaswani train transformer-demo steps=60 model.d_model=64 --out runs/small
+  vaswani train transformer-demo --out runs/small --resume
+  vaswani train my-recipe.yaml optimizer.learning_rate=5e-4 schedule.name=inverse_sqrt
+  accelerate launch --num_processes 8 --module vaswani_cli train transformer-base-wmt14-en-de
+
+A value is read as YAML: steps=60, compile=true, betas as optimizer.betas=[0.9,0.98], null for none.
+Ctrl-C stops the run; the same command with --resume goes on from its last checkpoint."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `vaswani train`."""
+    parser.description = "Train a model from a recipe that ships (`vaswani recipes`) or from one of your own."
+    parser.epilog = EPILOG
+    parser.add_argument("recipe", metavar="NAME|PATH", help="a recipe's name, or the path of a YAML file")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="recipe keys to change, dotted")
+    parser.add_argument("--out", metavar="DIR", help="the run's folder, in place of the recipe's `output`")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint of the run")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains, and prints the folder of the finished model."""
+    import dataclasses
+
+    from vaswani_transformer.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if arguments.out is not None:
+        recipe = dataclasses.replace(recipe, output=arguments.out)
+
+    from transformers.utils.logging import disable_progress_bar
+
+    from vaswani_transformer.train import train  # after the recipe, so that a mistake there is told at once
+
+    disable_progress_bar()  # one for every checkpoint written would cut through the run's own
+    print(train(recipe, resume=arguments.resume))
+    return 0

@@ -1,0 +1,122 @@
+"""What the training loop must know of each model family, and how a recipe's `model` section becomes a model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from .data.translation import TranslationData
+from .evaluation.translation import bleu_metric
+from .models import VaswaniTransformerConfig, VaswaniTransformerForConditionalGeneration
+from .sections import unknown_name
+
+OWN_KEYS = ("family", "preset", "from")  # of the `model` section; all others are fields of the configuration
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the loop must know of a model family; all else is in the data module and the model.
+
+    Args:
+        config: the configuration class, with `preset`.
+        model: the class that is trained; its forward takes a micro batch and `num_items_in_batch`, and returns `loss`
+            and `nll_loss`, both sums over the targets divided by it.
+        data: the data module, used as `TranslationData` is.
+        metrics: what `validate.metrics` may name beside "loss": functions of (model, data, limit).
+    """
+
+    config: Any
+    model: type[PreTrainedModel]
+    data: Any
+    metrics: dict[str, Callable[..., dict[str, float]]]
+
+
+FAMILIES = {
+    "transformer": Family(
+        VaswaniTransformerConfig, VaswaniTransformerForConditionalGeneration, TranslationData, {"bleu": bleu_metric}
+    ),
+}
+
+
+def family_of(section: Mapping[str, Any], checkpoint: Path | None = None) -> Family:
+    """The family a recipe's `model` section names, or that of the model it starts from.
+
+    Args:
+        section: the recipe's `model`.
+        checkpoint: a checkpoint to go on from; `from` is not looked at then.
+
+    Raises:
+        ValueError: a family that is not trained here, a `from` that is no model or one of another family.
+    """
+    source = checkpoint or section.get("from")
+    if source is None:
+        if section["family"] not in FAMILIES:
+            raise ValueError(f"model.family must be one of {', '.join(FAMILIES)}; got family={section['family']!r}")
+        return FAMILIES[section["family"]]
+    try:
+        model_type = AutoConfig.from_pretrained(source).model_type
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model.from must name a model's folder or Hub repository; got {str(source)!r}") from error
+    for name, family in FAMILIES.items():
+        if family.config.model_type == model_type and section.get("family", name) == name:
+            return family
+    known = ", ".join(f"{family.config.model_type} ({name})" for name, family in FAMILIES.items())
+    raise ValueError(
+        f"model.from must be a model of the recipe's family, {known}; "
+        f"got model_type {model_type!r} in {str(source)!r}, family={section.get('family')!r}"
+    )
+
+
+def build_model(
+    family: Family,
+    section: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    checkpoint: Path | None = None,
+) -> PreTrainedModel:
+    """The model of a recipe, in float32: loaded from `checkpoint` or `from`, else made from preset and fields.
+
+    A new model takes vocabulary size and special tokens from the tokenizer where the recipe does not set them.
+
+    Raises:
+        ValueError: an unknown field, weights that do not fit the fields, a vocabulary that is not the tokenizer's.
+    """
+    fields = {key: value for key, value in section.items() if key not in OWN_KEYS}
+    _check_fields(family, fields)
+    source = checkpoint or section.get("from")
+    if source is None:
+        ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "eos", "unk")}
+        fields = {"vocab_size": len(tokenizer), **ids, **fields}
+        config = family.config.preset(section["preset"], **fields) if "preset" in section else family.config(**fields)
+        _check_vocabulary(config, tokenizer)
+        return family.model(config)
+    try:
+        model = family.model.from_pretrained(source, dtype=torch.float32, **fields)
+    except RuntimeError as error:
+        raise ValueError(f"the model's fields must fit the weights in {source}; got {fields}") from error
+    _check_vocabulary(model.config, tokenizer)
+    return model
+
+
+def _check_fields(family: Family, fields: Mapping[str, Any]) -> None:
+    """A configuration keeps any keyword it does not know; a recipe's would then change nothing, unnoticed."""
+    own = [*family.config.__annotations__, *family.config.attribute_map]
+    own = [name for name in own if name not in ("model_type", "attribute_map") and "tp_plan" not in name]
+    for name in fields:
+        if name not in own and name not in family.config.__dataclass_fields__:
+            raise ValueError(unknown_name(f"model.{name}", [f"model.{known}" for known in own], "recipe key"))
+
+
+def _check_vocabulary(config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    if config.vocab_size < len(tokenizer):
+        raise ValueError(
+            "the model's vocabulary must hold every token of the tokenizer; "
+            f"got vocab_size={config.vocab_size}, {len(tokenizer)} tokens"
+        )
+    for name in ("pad_token_id", "eos_token_id"):
+        ours, theirs = getattr(config, name), getattr(tokenizer, name)
+        if ours != theirs and None not in (ours, theirs):
+            raise ValueError(f"model and tokenizer must agree on {name}; got {ours} in the model, {theirs}")

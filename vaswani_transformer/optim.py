@@ -1,0 +1,261 @@
+"""Optimisers, learning-rate schedules and the moving average of weights that the recipes name."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from vaswani_transformer.recipe import OptimizerSection, ScheduleSection
+
+logger = logging.getLogger(__name__)
+
+OPTIMIZERS: dict[str, type[Adam] | type[AdamW]] = {"adam": Adam, "adamw": AdamW}
+SCHEDULES = ("noam", "inverse_sqrt", "cosine", "constant")
+FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")  # torch has a one-kernel Adam for these
+
+
+def build_optimizer(model: nn.Module, optimizer_section: OptimizerSection) -> Optimizer:
+    """Adam or AdamW over the trainable parameters, as one fused kernel where torch has one.
+
+    Weight decay touches matrices only: norms and biases (all the tensors of one dimension) have none. Adam's decay is
+    the L2 term in the gradient, AdamW's is decoupled. Tied weights are one parameter. The rate in the groups is the
+    recipe's peak, or 0 where the schedule computes its own, until `build_schedule` takes it over.
+
+    Args:
+        model: on its final device, or moved later as a whole.
+        optimizer_section: the recipe's `optimizer:`, whose values it has checked.
+
+    Raises:
+        ValueError: unknown name, or a model without trainable parameters.
+    """
+    section = optimizer_section
+    if section.name not in OPTIMIZERS:
+        raise ValueError(f"optimizer.name must be one of {sorted(OPTIMIZERS)}; got optimizer.name={section.name!r}")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError("the model must have at least one parameter with requires_grad; got none, so nothing to train")
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": float(section.weight_decay)},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    fused = all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in trained)
+    beta1, beta2 = section.betas
+    return OPTIMIZERS[section.name](
+        [group for group in groups if group["params"]],
+        lr=float(section.learning_rate or 0.0),
+        betas=(float(beta1), float(beta2)),
+        eps=float(section.eps),
+        fused=fused,
+    )
+
+
+def learning_rate(
+    schedule_section: ScheduleSection,
+    optimizer_section: OptimizerSection,
+    *,
+    d_model: int | None,
+    step: int,
+    steps: int,
+) -> float:
+    """The rate of one update.
+
+    Updates count from 1: `step=1` is the first, so no update is wasted on a rate of zero. (transformers' schedules
+    count from 0 and give the first update a rate of zero; theirs at t equals ours at step t.)
+
+    - noam: scale * d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5), equation 3 of Vaswani et al. (2017).
+    - inverse_sqrt: linear to the peak at `warmup_steps`, then peak * sqrt(warmup_steps / step).
+    - cosine: linear to the peak, then half a cosine down to peak * minimum_ratio at the last update.
+    - constant: linear to the peak, then the peak.
+
+    Args:
+        schedule_section: the recipe's `schedule:`.
+        optimizer_section: the recipe's `optimizer:`, for its learning_rate, the peak; not read by noam.
+        d_model: width of the model, read by noam only.
+        step: number of the update, 1-based.
+        steps: updates of the whole run, read by cosine only.
+
+    Raises:
+        ValueError: unknown name, a step below 1, or a missing peak or width.
+    """
+    _check_schedule(schedule_section, optimizer_section, d_model=d_model, steps=steps)
+    if step < 1:
+        raise ValueError(f"step must be 1 or more, updates count from 1; got {step=}")
+    warmup = schedule_section.warmup_steps
+    if schedule_section.name == "noam":
+        assert d_model is not None
+        return float(schedule_section.scale) * d_model**-0.5 * min(step**-0.5, step * warmup**-1.5)
+    peak = float(optimizer_section.learning_rate)  # pyright: ignore[reportArgumentType]  # _check_schedule saw it
+    if step < warmup:
+        return peak * step / warmup
+    if schedule_section.name == "inverse_sqrt":
+        return peak * math.sqrt(max(warmup, 1) / step)
+    if schedule_section.name == "cosine":
+        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+        floor = float(schedule_section.minimum_ratio)
+        return peak * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+    return peak
+
+
+def _check_schedule(schedule: ScheduleSection, optimizer: OptimizerSection, *, d_model: int | None, steps: int) -> None:
+    if schedule.name not in SCHEDULES:
+        raise ValueError(f"schedule.name must be one of {list(SCHEDULES)}; got schedule.name={schedule.name!r}")
+    if schedule.name == "noam":
+        if d_model is None or d_model < 1:
+            raise ValueError(f"noam needs the model's width, 1 or more; got {d_model=}")
+    elif optimizer.learning_rate is None:
+        raise ValueError(
+            f"schedule.name={schedule.name} needs a peak; got optimizer.learning_rate=None; set "
+            "optimizer.learning_rate, or use schedule.name=noam, which computes its own"
+        )
+    if schedule.name == "cosine" and steps < 1:
+        raise ValueError(f"cosine needs the number of updates of the run, 1 or more; got {steps=}")
+
+
+def build_schedule(
+    optimizer: Optimizer,
+    schedule_section: ScheduleSection,
+    optimizer_section: OptimizerSection,
+    *,
+    d_model: int | None,
+    steps: int,
+) -> LambdaLR:
+    """A LambdaLR that gives the s-th update `learning_rate(step=s)`; call `.step()` once after each update.
+
+    The rate for the first update is set at once. Every group gets the same rate. The saved state holds the number of
+    the update and not the formula, so a resumed run follows the recipe it is given. Step it in the loop itself:
+    Accelerate's wrapper would advance it once for every process.
+
+    Raises:
+        ValueError: as `learning_rate`.
+    """
+    _check_schedule(schedule_section, optimizer_section, d_model=d_model, steps=steps)
+    if schedule_section.name == "noam" and optimizer_section.learning_rate is not None:
+        logger.warning(
+            "optimizer.learning_rate=%s is ignored: schedule.name=noam computes its own, schedule.scale changes it",
+            optimizer_section.learning_rate,
+        )
+    if schedule_section.name != "noam" and float(schedule_section.scale) != 1.0:
+        logger.warning("schedule.scale=%s is ignored: only noam reads it", schedule_section.scale)
+    if schedule_section.name != "cosine" and float(schedule_section.minimum_ratio) != 0.0:
+        logger.warning("schedule.minimum_ratio=%s is ignored: only cosine reads it", schedule_section.minimum_ratio)
+
+    def rate(updates_done: int) -> float:
+        return learning_rate(schedule_section, optimizer_section, d_model=d_model, step=updates_done + 1, steps=steps)
+
+    for group in optimizer.param_groups:
+        # LambdaLR multiplies by the initial rate; 1 makes the lambda the rate itself, without rounding.
+        group["lr"] = group["initial_lr"] = 1.0
+    return LambdaLR(optimizer, rate)
+
+
+class EMA:
+    """Exponential moving average of a model's trainable weights: shadow = d * shadow + (1 - d) * weight.
+
+    The shadow is float32 whatever the weights are (in bfloat16 a step of 1 - d below 2^-8 is rounded away) and holds
+    a tied weight once: 4 bytes for each trainable parameter, on the parameter's device. It starts as the weights
+    themselves. With `warmup`, d = min(decay, (1 + n) / (10 + n)) after n updates, so that a short run is not an average
+    of its random start. Buffers are not averaged.
+
+    Args:
+        model: the bare model; wrappers of torch.compile and DistributedDataParallel are seen through.
+        decay: d, in [0, 1); 0.999 averages over about a thousand updates.
+        warmup: start with a smaller d, see above.
+
+    Raises:
+        ValueError: decay out of range.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, *, warmup: bool = True) -> None:
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"ema_decay must be in [0, 1); got ema_decay={decay}")
+        self.decay = float(decay)
+        self.warmup = warmup
+        self.updates = 0
+        self.shadow: dict[str, Tensor] = {
+            name: weight.detach().to(torch.float32, copy=True) for name, weight in _trained(model).items()
+        }
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Takes in the weights as they are now; call once after each update of the optimiser."""
+        decay = self.decay
+        if self.warmup:
+            decay = min(decay, (1 + self.updates) / (10 + self.updates))
+        weights = _trained(model)
+        self._check_names(weights)
+        if self.shadow:
+            current = [weights[name].detach().to(torch.float32) for name in self.shadow]
+            get_ema_multi_avg_fn(decay)(list(self.shadow.values()), current, self.updates)
+        self.updates += 1
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        """Overwrites the model's trainable weights with the average, rounded to their dtype."""
+        weights = _trained(model)
+        self._check_names(weights)
+        for name, average in self.shadow.items():
+            weights[name].copy_(average)
+
+    @contextmanager
+    def swapped(self, model: nn.Module) -> Iterator[None]:
+        """Within it the model holds the average; after it, also after an exception, the weights it had.
+
+        Costs one copy of the trainable weights while it lasts.
+        """
+        kept = {name: weight.detach().clone() for name, weight in _trained(model).items()}
+        self.copy_to(model)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, weight in _trained(model).items():
+                    weight.copy_(kept[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """`{"decay", "updates", "weights": {name: float32 tensor}}`; torch.load(weights_only=True) reads it back."""
+        return {"decay": self.decay, "updates": self.updates, "weights": dict(self.shadow)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores the average and its count; the decay stays this object's own, so the recipe rules.
+
+        Raises:
+            ValueError: other names or shapes than this model's.
+        """
+        weights: Mapping[str, Tensor] = state["weights"]
+        self._check_names(weights)
+        for name, average in self.shadow.items():
+            if average.shape != weights[name].shape:
+                raise ValueError(
+                    "a saved average must have the model's shapes; "
+                    f"got {name}: saved {tuple(weights[name].shape)}, model {tuple(average.shape)}"
+                )
+        for name, average in self.shadow.items():
+            average.copy_(weights[name])
+        self.updates = int(state["updates"])
+
+    def _check_names(self, weights: Mapping[str, Tensor]) -> None:
+        if weights.keys() != self.shadow.keys():
+            differ = sorted(weights.keys() ^ self.shadow.keys())
+            raise ValueError(
+                f"the weights must be those that the average was started with; got differing names {differ[:5]}"
+                f"{' and more' if len(differ) > 5 else ''}"
+            )
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Trainable parameters by name, a tied one once, without the prefixes of DDP and torch.compile."""
+    return {
+        name.replace("_orig_mod.", "").removeprefix("module."): parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }

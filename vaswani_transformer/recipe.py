@@ -1,0 +1,347 @@
+"""Recipes: one YAML file that says all a training run needs, checked before anything is loaded.
+
+The keys are public API for every trainer of this package. A key nobody reads is an error that names the nearest right
+one, so that a misspelt setting never trains a model with the default in its place.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vaswani_transformer.sections import above_zero, at_least, parse_yaml, read_section, unknown_name
+
+FAMILIES = ("transformer", "bert", "gpt")
+TOKENIZER_KEYS = ("kind", "vocab_size", "min_frequency", "from")
+
+
+@dataclass(frozen=True)
+class BatchSection:
+    """How much one update of the whole world sees: real tokens, padding not counted (section 5.1 of the paper).
+
+    Args:
+        source_tokens: most source tokens of one update, over all processes and accumulation steps.
+        target_tokens: the same for target tokens.
+        accumulation: micro batches each process splits its share into; memory falls, the gradient stays the same.
+    """
+
+    source_tokens: int
+    target_tokens: int
+    accumulation: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(1, source_tokens=self.source_tokens, target_tokens=self.target_tokens, accumulation=self.accumulation)
+
+
+@dataclass(frozen=True)
+class OptimizerSection:
+    """Adam with the constants of section 5.3 of the paper unless told otherwise.
+
+    Args:
+        name: "adam" (weight decay added to the gradient) or "adamw" (decoupled).
+        learning_rate: peak rate of every schedule but noam, which computes its own.
+        betas: decay rates of the two moments.
+        eps: added to the root of the second moment.
+        weight_decay: 0 in the paper.
+        max_grad_norm: clip the gradient to this norm; null for no clipping, as in the paper.
+    """
+
+    name: Literal["adam", "adamw"] = "adam"
+    learning_rate: float | None = None
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
+    eps: float = 1e-9
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer.betas must be two numbers in [0, 1); got betas={self.betas}")
+        above_zero(**{"optimizer.eps": self.eps, "optimizer.learning_rate": self.learning_rate})
+        above_zero(**{"optimizer.max_grad_norm": self.max_grad_norm})
+        at_least(0, **{"optimizer.weight_decay": self.weight_decay})
+
+
+@dataclass(frozen=True)
+class ScheduleSection:
+    """Learning rate as a function of the update, counted from 1 (equation 3 of the paper).
+
+    Args:
+        name: "noam" is the paper's; "inverse_sqrt", "cosine" and "constant" warm up linearly to learning_rate.
+        warmup_steps: updates of linear warm-up.
+        scale: factor on the paper's rate; read by noam only.
+        minimum_ratio: floor of cosine as a share of the peak; read by cosine only.
+    """
+
+    name: Literal["noam", "inverse_sqrt", "cosine", "constant"] = "noam"
+    warmup_steps: int = 4000
+    scale: float = 1.0
+    minimum_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least(1 if self.name in ("noam", "inverse_sqrt") else 0, **{"schedule.warmup_steps": self.warmup_steps})
+        above_zero(**{"schedule.scale": self.scale})
+        if not 0 <= self.minimum_ratio <= 1:
+            raise ValueError(f"schedule.minimum_ratio must be in [0, 1]; got minimum_ratio={self.minimum_ratio}")
+
+
+@dataclass(frozen=True)
+class SaveSection:
+    """When training state is written. Both clocks may run; the last update is always saved.
+
+    Args:
+        every_minutes: wall-clock minutes between checkpoints (the paper: 10); null for never.
+        every_steps: updates between checkpoints; null for never.
+        keep: newest checkpoints kept on disk, `best/` not counted.
+    """
+
+    every_minutes: float | None = None
+    every_steps: int | None = None
+    keep: int = 5
+
+    def __post_init__(self) -> None:
+        above_zero(**{"save.every_minutes": self.every_minutes})
+        at_least(1, **{"save.every_steps": self.every_steps, "save.keep": self.keep})
+
+
+@dataclass(frozen=True)
+class ValidateSection:
+    """What is measured on the validation split while training.
+
+    Args:
+        every_steps: updates between validations; null for the end only.
+        metrics: "loss" (token negative log-likelihood) and "bleu" (sacreBLEU of searched translations, slow).
+        limit: sentences translated for bleu; null for all.
+        patience: stop after this many validations without a better `best` metric; null to train to the end.
+        best: the metric that decides which checkpoint is kept in `best/`.
+    """
+
+    every_steps: int | None = None
+    metrics: list[Literal["loss", "bleu"]] = field(default_factory=lambda: ["loss"])
+    limit: int | None = None
+    patience: int | None = None
+    best: Literal["loss", "bleu"] = "loss"
+
+    def __post_init__(self) -> None:
+        at_least(1, **{"validate.every_steps": self.every_steps, "validate.limit": self.limit})
+        at_least(1, **{"validate.patience": self.patience})
+        if self.best not in self.metrics:
+            raise ValueError(f"validate.best must be one of validate.metrics; got best={self.best!r}, {self.metrics=}")
+        if self.patience is not None and self.every_steps is None:
+            raise ValueError(
+                f"validate.patience needs validate.every_steps; got patience={self.patience}, no every_steps"
+            )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. The comments of the shipped files say what each key costs.
+
+    Args:
+        model: `family` with `preset` and any field of the config class, or `from`: a folder or Hub name.
+        tokenizer: `kind` and `vocab_size` of one to train, or `from`; may be empty where the model has a `from`.
+        data: options of the family's data module, which checks them (`read_section` with its dataclass).
+        batch: see BatchSection.
+        steps: updates of the whole run.
+        output: folder of the run.
+        optimizer: see OptimizerSection.
+        schedule: see ScheduleSection.
+        precision: "bf16" and "fp16" are autocast over float32 weights.
+        compile: torch.compile the model; pays on a GPU.
+        gradient_checkpointing: recompute activations in the backward pass; less memory, about a third slower.
+        ema_decay: keep an exponential mean of the weights with this decay, and save it as the model; null for none.
+        seed: of initialisation, dropout and data order.
+        loader_workers: processes that make batches ahead; 0 makes them in the training process.
+        log_every: updates between two lines of metrics.jsonl.
+        save: see SaveSection.
+        average_last: the final model is the mean of this many checkpoints (the paper: 5 for base, 20 for big).
+        validate: see ValidateSection.
+
+    Raises:
+        ValueError: a key that is unknown, missing, of a wrong type or out of range, by its dotted name.
+    """
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    batch: BatchSection
+    steps: int
+    output: str
+    tokenizer: dict[str, Any] = field(default_factory=dict)
+    optimizer: OptimizerSection = field(default_factory=OptimizerSection)
+    schedule: ScheduleSection = field(default_factory=ScheduleSection)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    gradient_checkpointing: bool = False
+    ema_decay: float | None = None
+    seed: int = 1
+    loader_workers: int = 0
+    log_every: int = 50
+    save: SaveSection = field(default_factory=SaveSection)
+    average_last: int = 1
+    validate: ValidateSection = field(default_factory=ValidateSection)
+
+    def __post_init__(self) -> None:
+        at_least(1, steps=self.steps, log_every=self.log_every, average_last=self.average_last)
+        at_least(0, seed=self.seed, loader_workers=self.loader_workers)
+        if not self.output.strip():
+            raise ValueError(f"output must name a folder; got output={self.output!r}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie between 0 and 1; got ema_decay={self.ema_decay}")
+        _check_model(self.model)
+        _check_tokenizer(self.tokenizer, model=self.model)
+        self._check_averaging()
+        self._check_schedule()
+
+    def _check_averaging(self) -> None:
+        if self.average_last > self.save.keep:
+            raise ValueError(
+                "average_last must not exceed save.keep, or the checkpoints to average are gone; "
+                f"got average_last={self.average_last}, save.keep={self.save.keep}"
+            )
+        if self.average_last > 1 and self.ema_decay is not None:
+            raise ValueError(
+                "ema_decay and average_last above 1 are two ways to the final model, set one; "
+                f"got ema_decay={self.ema_decay}, average_last={self.average_last}"
+            )
+        if self.average_last > 1 and self.save.every_steps is None and self.save.every_minutes is None:
+            raise ValueError(
+                "average_last above 1 needs save.every_steps or save.every_minutes; "
+                f"got average_last={self.average_last} and neither"
+            )
+
+    def _check_schedule(self) -> None:
+        if self.schedule.name != "noam" and self.optimizer.learning_rate is None:
+            raise ValueError(
+                f"schedule.name={self.schedule.name} needs optimizer.learning_rate, its peak; got learning_rate=None"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+        """Returns the recipe that nested plain values describe; raises as the class does."""
+        return read_section(cls, values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns nested plain values, every default filled in; `from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a shipped recipe by name, or a file of the user's by path.
+
+    Args:
+        name_or_path: a name of `recipe_names()`, or the path of a YAML file.
+        overrides: `key=value` with a dotted key; the value is read as YAML. Later ones win.
+
+    Raises:
+        ValueError: an unknown name, broken YAML, or what Recipe refuses.
+        FileNotFoundError: a path that is not there.
+    """
+    path = recipe_path(str(name_or_path))
+    values = parse_yaml(path.read_text(encoding="utf-8-sig"), where=str(path))
+    if not isinstance(values, dict):
+        raise ValueError(f"a recipe must be a mapping of keys; got {type(values).__name__} in {path}")
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return Recipe.from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def recipe_path(name_or_path: str) -> Path:
+    """Returns the file of a shipped recipe, or the path itself where it is one.
+
+    Raises:
+        ValueError: an unknown name, with the nearest right one.
+        FileNotFoundError: a path that is not there.
+    """
+    shipped = _recipe_folder() / f"{name_or_path}.yaml"
+    if re.fullmatch(r"[\w-]+", name_or_path) and shipped.is_file():
+        return shipped
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml") or path.name != name_or_path:
+        raise FileNotFoundError(f"no recipe file at {name_or_path}; `vaswani recipes` lists the names that ship")
+    raise ValueError(unknown_name(name_or_path, recipe_names(), "recipe"))
+
+
+def recipe_names() -> list[str]:
+    """Returns the names of the shipped recipes, sorted."""
+    return sorted(path.stem for path in _recipe_folder().glob("*.yaml"))
+
+
+def recipe_summaries() -> dict[str, str]:
+    """Returns each shipped recipe's name with the first comment line of its file."""
+    folder = _recipe_folder()
+    return {name: _first_line(folder / f"{name}.yaml").lstrip("# ").rstrip() for name in recipe_names()}
+
+
+def _check_model(model: Mapping[str, Any]) -> None:
+    """The free-form section's own keys; config fields are checked by the config class."""
+    family = model.get("family")
+    if family is None and "from" not in model:
+        raise ValueError(f"model needs family ({', '.join(FAMILIES)}) or from; got keys {sorted(model)}")
+    if family is not None and family not in FAMILIES:
+        raise ValueError(unknown_name(str(family), FAMILIES, "model.family"))
+    if "preset" in model and "from" in model:
+        raise ValueError(
+            f"model takes preset or from, not both; got preset={model['preset']!r}, from={model['from']!r}"
+        )
+    for key in ("preset", "from"):
+        if key in model and not isinstance(model[key], str):
+            raise ValueError(f"model.{key} must be text; got {model[key]!r}")
+
+
+def _check_tokenizer(tokenizer: Mapping[str, Any], *, model: Mapping[str, Any]) -> None:
+    """A tokenizer to train (kind, vocab_size), one to load (from), or the model's own."""
+    for key in tokenizer:
+        if key not in TOKENIZER_KEYS:
+            known = [f"tokenizer.{name}" for name in TOKENIZER_KEYS]
+            raise ValueError(unknown_name(f"tokenizer.{key}", known, "recipe key"))
+    if "from" in tokenizer:
+        if len(tokenizer) > 1 or not isinstance(tokenizer["from"], str):
+            raise ValueError(f"tokenizer.from must be text and stand alone; got tokenizer={dict(tokenizer)}")
+        return
+    if not tokenizer and "from" in model:
+        return
+    if "from" in model:
+        raise ValueError(
+            "a model with a `from` knows one vocabulary: leave tokenizer out, or give tokenizer.from; "
+            f"got model.from={model['from']!r}, tokenizer={dict(tokenizer)}"
+        )
+    if tokenizer.get("kind") not in ("bpe", "wordpiece"):
+        raise ValueError(f"tokenizer.kind must be bpe or wordpiece; got kind={tokenizer.get('kind')!r}")
+    for key, least in (("vocab_size", 1), ("min_frequency", 0)):
+        value = tokenizer.get(key, least if key == "min_frequency" else None)
+        if type(value) is not int or value < least:
+            raise ValueError(f"tokenizer.{key} must be a whole number of at least {least}; got {key}={value!r}")
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    """Sets one dotted key in nested plain values, in place."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ValueError(f"an override must read key=value with a dotted key; got {override!r}")
+    section = values
+    for part in parts[:-1]:
+        if section.get(part) is None:
+            section[part] = {}
+        section = section[part]
+        if not isinstance(section, dict):
+            raise ValueError(f"{key} is not a key: {part} holds a value, not a section; got {override!r}")
+    section[parts[-1]] = parse_yaml(text, where=override)
+
+
+def _recipe_folder() -> Path:
+    """The recipes: inside the package when installed from a wheel, beside it in a source checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "training" / "recipes"
+    return inside if inside.is_dir() else package.parent / "training" / "recipes"
+
+
+def _first_line(path: Path) -> str:
+    with path.open(encoding="utf-8") as lines:
+        return lines.readline()

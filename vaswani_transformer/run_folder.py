@@ -1,0 +1,40 @@
+"""A run's output folder: whether a new run may have it, and the checkpoint from which an interrupted one goes on."""
+
+import logging
+from pathlib import Path
+
+from . import checkpoints
+
+logger = logging.getLogger(__name__)
+
+RUN = "run.json"  # written last of all: where it is, the run is finished
+
+
+def checkpoint_to_resume(output: Path) -> Path | None:
+    """The newest complete checkpoint; None where a run has not come to its first.
+
+    Raises:
+        ValueError: there are checkpoints and none is whole, or a finished model and no checkpoint.
+    """
+    found, passed_over = checkpoints.newest_complete(output / "checkpoints")
+    for path, problem in passed_over:
+        logger.warning("passing over checkpoint %s: %s", path.name, problem)
+    if found is not None:
+        return found
+    damaged = [f"{path.name}: {why}" for path, why in passed_over if not path.name.endswith(checkpoints.PARTIAL)]
+    if damaged:
+        raise ValueError(f"resuming needs a whole checkpoint; got in {output}: {'; '.join(damaged)}")
+    if (output / RUN).exists():
+        raise ValueError(f"resuming needs a checkpoint; got a finished run without one in output={output}")
+    logger.warning("nothing to resume in %s: starting anew", output)
+    return None
+
+
+def check_unused(output: Path) -> None:
+    """Raises ValueError where a new run would write over what is there: checkpoints, a finished run, any model."""
+    folder = output / "checkpoints"
+    if any((output / name).exists() for name in (RUN, "config.json")) or (folder.is_dir() and any(folder.iterdir())):
+        raise ValueError(
+            f"the output folder already holds a run or a model; got output={output}. "
+            "Give --resume to go on with a run, or another --out (or output=) to start a new one"
+        )

@@ -1,0 +1,456 @@
+"""The one training loop, for every family, on Accelerate: data, model, update, validation, checkpoint, result."""
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from . import checkpoints
+from .data.token_batches import EpochBatches
+from .families import build_model, family_of
+from .optim import EMA, build_optimizer, build_schedule
+from .random_state import random_state, set_random_state
+from .recipe import Recipe
+from .run_folder import RUN, check_unused, checkpoint_to_resume
+from .run_log import RunLog, environment, flops_per_token
+from .sections import read_section
+from .stop_requests import leave_stopping_to_the_parent, stop_requests
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+AGREE_EVERY = 10  # updates; agreeing makes the CPU wait for the GPU
+
+
+@dataclass
+class Progress:
+    """Where a run stands; with weights, optimiser and random states, all that resuming needs.
+
+    Args:
+        step: updates done.
+        epoch: the epoch the next update belongs to.
+        position: updates of that epoch done.
+        tokens: target tokens seen.
+        real_tokens: tokens seen on both sides, padding not counted.
+        seconds: wall-clock time of all sittings.
+        best: best value of `validate.best` so far, and its step.
+        stale: validations since.
+        validation: the last validation's numbers.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    tokens: int = 0
+    real_tokens: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    best_step: int | None = None
+    stale: int = 0
+    validation: dict[str, float] = field(default_factory=dict)
+
+
+class Training:
+    """One run: what is prepared once, and the steps of the loop as methods.
+
+    Args:
+        recipe: the run.
+        resume: go on from the newest complete checkpoint in the recipe's output folder.
+
+    Raises:
+        ValueError: a recipe that the model, the data or the folder contradicts.
+    """
+
+    def __init__(self, recipe: Recipe, *, resume: bool = False) -> None:
+        self.recipe, self.output = recipe, Path(recipe.output)
+        self.checkpoint = checkpoint_to_resume(self.output) if resume else check_unused(self.output)
+        self.family = family_of(recipe.model, self.checkpoint)
+        self._check_metrics()
+        self.accelerator = Accelerator(mixed_precision=PRECISIONS[recipe.precision])
+        _check_world(self.accelerator)
+        set_seed(recipe.seed)
+        with self.accelerator.main_process_first():  # the others find its cache
+            self.data = self._prepare_data()
+        model = build_model(self.family, recipe.model, self.data.tokenizer, checkpoint=self.checkpoint)
+        model.to(self.accelerator.device)  # pyright: ignore[reportArgumentType] (its stub wants one fixed signature)
+        self.optimizer = build_optimizer(model, recipe.optimizer)
+        self.schedule = build_schedule(
+            self.optimizer, recipe.schedule, recipe.optimizer, d_model=model.config.hidden_size, steps=recipe.steps
+        )
+        self.ema = EMA(model, recipe.ema_decay) if recipe.ema_decay else None
+        self.progress = Progress()
+        if self.checkpoint is not None:
+            self._load_state(self.checkpoint)
+        if recipe.gradient_checkpointing:
+            # transformers 5.23 has a new name for it and warns of the old one.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        if recipe.compile:
+            model.compile(dynamic=True)
+        self.flops_per_token = flops_per_token(model, self.data.source_share)
+        self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
+        self._set_random_state()
+
+    @property
+    def bare_model(self) -> PreTrainedModel:
+        """The model without the wrappers of data parallelism."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    # ------------------------------------------------------------------------------------------------ preparation
+
+    def _check_metrics(self) -> None:
+        unknown = [name for name in self.recipe.validate.metrics if name != "loss" and name not in self.family.metrics]
+        if unknown:
+            known = ["loss", *self.family.metrics]
+            raise ValueError(f"validate.metrics of this model family are {', '.join(known)}; got {unknown}")
+
+    def _prepare_data(self) -> Any:
+        recipe = self.recipe
+        options = read_section(self.family.data.Options, recipe.data, where="data")
+        tokenizer = recipe.tokenizer or {"from": recipe.model.get("from")}
+        if self.checkpoint is not None:  # its weights know no other
+            tokenizer = {"from": str(self.checkpoint)}
+        data = self.family.data.prepare(options, tokenizer, recipe.batch, seed=recipe.seed)
+        if recipe.validate.every_steps is not None and not data.validation_batches():
+            raise ValueError(
+                f"validate.every_steps={recipe.validate.every_steps} needs validation text; got none: name it in the "
+                "recipe's data, or set validate.every_steps=null"
+            )
+        return data
+
+    def _load_state(self, checkpoint: Path) -> None:
+        """Takes optimiser, schedule, average and progress from the checkpoint; the weights are there already."""
+        state = checkpoints.read_state(checkpoint)
+        self._tell_changes(state)
+        self.progress = Progress(**state["progress"])
+        saved = checkpoints.load_tensors(checkpoint / "optimizer.pt")
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+        for group, setting in zip(self.optimizer.param_groups, settings, strict=True):  # the recipe's, if it changed
+            group.update(setting, lr=self.schedule.lr_lambdas[0](self.schedule.last_epoch))
+        if self.accelerator.scaler is not None and "scaler" in saved:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(checkpoints.load_tensors(checkpoint / "ema.pt"))
+        logger.info("going on from %s", checkpoint)
+        if self.progress.step >= self.recipe.steps:
+            logger.warning("nothing left to train: saved at step %d, steps=%d", self.progress.step, self.recipe.steps)
+
+    def _set_random_state(self) -> None:
+        if self.checkpoint is None:
+            set_seed(self.recipe.seed, device_specific=True)  # dropout differs between processes
+            return
+        states = checkpoints.load_tensors(self.checkpoint / "random.pt")
+        here = self.accelerator.num_processes
+        try:
+            if len(states) != here:
+                raise ValueError(f"saved by {len(states)} processes, resumed by {here}")
+            set_random_state(states[self.accelerator.process_index])
+        except ValueError as error:
+            logger.warning("dropout starts anew, the order of the data does not: %s", error)
+            set_seed(self.recipe.seed + self.progress.step, device_specific=True)
+
+    def _tell_changes(self, state: dict[str, Any]) -> None:
+        saved, now = state["recipe"], json.loads(json.dumps(self.recipe.to_dict()))
+        for key in sorted(now.keys() | saved.keys()):
+            if now.get(key) != saved.get(key):
+                logger.warning("resuming with another %s: saved with %s, now %s", key, saved.get(key), now.get(key))
+        if state.get("data", self.data.fingerprint) != self.data.fingerprint:
+            logger.warning("resuming on other data: its text, or what is left out of it, has changed")
+
+    # ------------------------------------------------------------------------------------------------ the loop
+
+    def run(self) -> Path:
+        """Trains to the last step (or until validation stops improving), and writes the result.
+
+        Returns:
+            The output folder: a model that `from_pretrained` loads, `run.json`, `metrics.jsonl`, `loss.png`.
+        """
+        recipe, progress = self.recipe, self.progress
+        if self.accelerator.is_main_process:
+            (self.output / RUN).unlink(missing_ok=True)  # of a finished run that is to go on for more steps
+        log = RunLog(
+            self.output,
+            total_steps=recipe.steps,
+            enabled=self.accelerator.is_main_process,
+            log_every=recipe.log_every,
+            flops_per_token=self.flops_per_token,
+            start_step=progress.step,
+        )
+        saved_at, began = time.monotonic(), time.monotonic() - progress.seconds
+        with log, stop_requests() as stop:
+            for micro_batches, target_tokens, real_tokens in self.updates():
+                losses, grad_norm, rate = self.update(micro_batches, target_tokens)
+                progress.step += 1
+                progress.position += 1
+                progress.tokens += target_tokens
+                progress.real_tokens += real_tokens
+                progress.seconds = time.monotonic() - began
+                log.train(progress.step, losses[0], losses[1], target_tokens, rate, grad_norm, real_tokens=real_tokens)
+                if progress.step % recipe.log_every == 0:
+                    self._check_finite(losses, "the loss")
+                with log.paused():
+                    if self._due(recipe.validate.every_steps):
+                        log.validation(progress.step, self.validate())
+                    stopping, minutes_over = self._agree(bool(stop), self._minutes_over(saved_at))
+                    if stopping or minutes_over or self._due(recipe.save.every_steps):
+                        self.save()
+                        saved_at = time.monotonic()
+                if stopping:
+                    raise KeyboardInterrupt(f"stopped after step {progress.step}; --resume goes on from there")
+                if self._out_of_patience():
+                    logger.info("no better %s for %d validations: stopping", recipe.validate.best, progress.stale)
+                    break
+            self.finish(log)
+        return self.output
+
+    def updates(self) -> Iterator[tuple[list[dict[str, Tensor]], int, int]]:
+        """One update after another, from where the run stands to its last step: this process's micro batches, and the
+        target and real tokens of all processes.
+        """
+        world, accumulation = self.accelerator.num_processes, self.recipe.batch.accumulation
+        wanted = range(self.accelerator.process_index, world * accumulation, world)
+        progress = self.progress
+        while progress.step < self.recipe.steps and not self._out_of_patience():
+            batches = EpochBatches(self.data, self.data.epoch(progress.epoch), world * accumulation, wanted)
+            end = min(len(batches), progress.position + self.recipe.steps - progress.step)
+            yield from DataLoader(
+                batches,
+                batch_size=None,
+                sampler=range(progress.position, end),
+                num_workers=self.recipe.loader_workers,
+                worker_init_fn=leave_stopping_to_the_parent,
+                pin_memory=self.accelerator.device.type == "cuda",
+                # A generator of its own: drawing the workers' seed from the global one would change dropout.
+                generator=torch.Generator(),
+            )
+            if end == len(batches):  # else the last step lies inside the epoch, and a longer run goes on there
+                progress.epoch, progress.position = progress.epoch + 1, 0
+
+    def update(
+        self, micro_batches: list[dict[str, Tensor]], target_tokens: int
+    ) -> tuple[Tensor, float | Tensor | None, float]:
+        """One update of the weights: the gradient of the mean loss over the target tokens of the whole world.
+
+        Args:
+            micro_batches: this process's share.
+            target_tokens: targets of the update in all processes; the denominator of every micro batch's loss.
+
+        Returns:
+            Loss and negative log-likelihood per target token [2], the gradient's norm where it is clipped, and the
+            learning rate that was used.
+        """
+        self.model.train()
+        losses = torch.zeros(2, device=self.accelerator.device)
+        for number, batch in enumerate(micro_batches, 1):
+            last = number == len(micro_batches)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                outputs = self.model(**self._to_device(batch), num_items_in_batch=target_tokens)
+                # Data parallelism takes the mean of the processes' gradients; a sum of losses needs their sum.
+                self.accelerator.backward(outputs.loss * self.accelerator.num_processes)
+            losses += torch.stack((outputs.loss.detach(), outputs.nll_loss.detach()))
+        grad_norm = None
+        if self.recipe.optimizer.max_grad_norm is not None:
+            grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_grad_norm)
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if not self.accelerator.optimizer_step_was_skipped:  # fp16 skips an update whose gradient overflowed
+            self.schedule.step()
+            if self.ema is not None:
+                self.ema.update(self.bare_model)
+        return self._sum(losses), grad_norm, rate
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Measures the recipe's metrics on the validation text, keeps the best model, counts the stale ones."""
+        recipe, progress = self.recipe.validate, self.progress
+        averaged = self.ema.swapped(self.bare_model) if self.ema is not None else nullcontext()
+        # A search has another shape at every token: compiling them all would take longer than validating.
+        with averaged, torch.compiler.set_stance("force_eager" if self.recipe.compile else "default"):
+            metrics = self._validation_loss() if "loss" in recipe.metrics else {}
+            for name in recipe.metrics:
+                if name != "loss":
+                    metrics |= self.family.metrics[name](self.model, self.data, recipe.limit)
+            value = metrics["nll" if recipe.best == "loss" else recipe.best]
+            sign = -1.0 if recipe.best == "loss" else 1.0
+            better = math.isfinite(value) and (progress.best is None or sign * value > sign * progress.best)
+            progress.stale = 0 if better else progress.stale + 1
+            progress.validation = metrics
+            if better:
+                progress.best, progress.best_step = value, progress.step
+                self._write_best()
+        return metrics
+
+    def _validation_loss(self) -> dict[str, float]:
+        self.model.eval()
+        sums = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)
+        batches = self.data.validation_batches()
+        for indices in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
+            batch = self._to_device(self.data.validation_micro_batch(indices))
+            outputs = self.bare_model(**batch, num_items_in_batch=1, return_logits=False)
+            sums += torch.stack((outputs.loss, outputs.nll_loss, batch["labels"].ne(-100).sum())).double()
+        loss, nll, tokens = self._sum(sums).tolist()
+        return {"loss": loss / tokens, "nll": nll / tokens, "perplexity": math.exp(min(nll / tokens, 700.0))}
+
+    def _out_of_patience(self) -> bool:
+        patience = self.recipe.validate.patience
+        return patience is not None and self.progress.stale >= patience
+
+    # ------------------------------------------------------------------------------------------------ saving
+
+    def save(self) -> None:
+        """Writes a checkpoint from which the run goes on to the same weights.
+
+        Raises:
+            ValueError: a weight is not finite; the earlier checkpoints stay as they are.
+        """
+        self._check_finite(self.bare_model.parameters(), "every weight")
+        states = gather_object([random_state()])
+        weights = self.accelerator.get_state_dict(self.model)
+
+        def write(folder: Path) -> None:
+            self._write_model(folder, weights)
+            state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
+            if self.accelerator.scaler is not None:
+                state["scaler"] = self.accelerator.scaler.state_dict()
+            torch.save(state, folder / "optimizer.pt")
+            torch.save(states, folder / "random.pt")
+            if self.ema is not None:
+                torch.save(self.ema.state_dict(), folder / "ema.pt")
+            state = {"progress": dataclasses.asdict(self.progress), "recipe": self.recipe.to_dict()}
+            checkpoints.write_state(folder, state | {"data": self.data.fingerprint})
+
+        if self.accelerator.is_main_process:
+            keep = self.recipe.save.keep
+            checkpoints.save_checkpoint(self.output / "checkpoints", self.progress.step, write=write, keep=keep)
+        self.accelerator.wait_for_everyone()
+
+    def _write_best(self) -> None:
+        weights = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process:
+
+            def write(folder: Path) -> None:
+                self._write_model(folder, weights)
+
+            checkpoints.replace_folder(self.output / "best", write=write, step=self.progress.step)
+
+    def _write_model(self, folder: Path, weights: Mapping[str, Any]) -> None:
+        self.bare_model.save_pretrained(folder, state_dict=dict(weights))  # it empties the dictionary it is given
+        self.data.tokenizer.save_pretrained(folder)
+
+    def finish(self, log: RunLog) -> None:
+        """Writes the last checkpoint, the final model (averaged where the recipe asks) and, last of all, `run.json`.
+
+        A kill before its end loses nothing: `--resume` goes on from the last checkpoint and comes here again.
+        """
+        self.save()
+        if self.ema is not None:
+            self.ema.copy_to(self.bare_model)
+        elif self.recipe.average_last > 1:
+            self._average()
+        if self.data.validation_batches():
+            log.validation(self.progress.step, self.validate())
+        weights = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process:
+            self._write_model(self.output, weights)
+            (self.output / RUN).write_text(json.dumps(self.summary(), indent=1) + "\n", encoding="utf-8")
+        self.accelerator.wait_for_everyone()
+
+    def _average(self) -> None:
+        """Loads the mean of the last checkpoints' weights into the model, section 6.1."""
+        if self.accelerator.is_main_process:
+            last = checkpoints.last_checkpoints(self.output / "checkpoints", self.recipe.average_last)
+            checkpoints.average_checkpoints(last, self.output)
+        self.accelerator.wait_for_everyone()
+        averaged = self.family.model.from_pretrained(self.output, dtype=torch.float32)
+        self.bare_model.load_state_dict(averaged.state_dict())
+
+    def summary(self) -> dict[str, Any]:
+        """What `run.json` holds: the resolved recipe, the data, the machine and the results."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "data": {"fingerprint": self.data.fingerprint, "counts": self.data.counts},
+            "parameters": self.bare_model.num_parameters(),
+            "training_flops": self.flops_per_token * self.progress.real_tokens,
+            "processes": self.accelerator.num_processes,
+            "environment": environment(),
+            "results": dataclasses.asdict(self.progress),
+        }
+
+    # ------------------------------------------------------------------------------------------------ small things
+
+    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
+
+    def _sum(self, mine: Tensor) -> Tensor:
+        total = self.accelerator.reduce(mine, "sum")
+        assert isinstance(total, Tensor)
+        return total
+
+    def _check_finite(self, values: Iterable[Tensor], what: str) -> None:
+        if not all(bool(value.isfinite().all()) for value in values):
+            raise ValueError(
+                f"{what} must stay finite; got nan or inf at step {self.progress.step}: lower the learning rate "
+                "(schedule.scale) or set optimizer.max_grad_norm; nothing was saved over the last checkpoint"
+            )
+
+    def _due(self, every_steps: int | None) -> bool:
+        return (
+            every_steps is not None and self.progress.step % every_steps == 0 and self.progress.step < self.recipe.steps
+        )
+
+    def _minutes_over(self, saved_at: float) -> bool:
+        minutes = self.recipe.save.every_minutes
+        return minutes is not None and time.monotonic() - saved_at >= 60.0 * minutes
+
+    def _agree(self, *mine: bool) -> list[bool]:
+        """The main process's answers, in every process; no to all between two agreements of several GPUs."""
+        answers = list(mine)
+        if self.accelerator.num_processes == 1:
+            return answers
+        if self.accelerator.device.type != "cpu" and self.progress.step % AGREE_EVERY:
+            return [False] * len(answers)
+        return broadcast_object_list(answers)
+
+
+def train(recipe: Recipe, *, resume: bool = False) -> Path:
+    """Trains what a recipe describes; under `accelerate launch`, on all its processes.
+
+    Args:
+        recipe: from `recipe.load_recipe`.
+        resume: go on from the newest complete checkpoint of the recipe's output folder, if there is one.
+
+    Returns:
+        The output folder.
+
+    Raises:
+        ValueError: a setting, a file or a folder that does not fit; the message says which and what would.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
+    """
+    return Training(recipe, resume=resume).run()
+
+
+def _check_world(accelerator: Accelerator) -> None:
+    """Some launchers start several processes that never hear of each other: each would train, and save, alone."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != world:
+        raise ValueError(
+            f"the processes started must train together; got WORLD_SIZE={world} and {accelerator.num_processes} in "
+            "Accelerate: on CPUs set ACCELERATE_USE_CPU=1 and launch with `accelerate launch --multi_gpu`"
+        )
