@@ -1,0 +1,128 @@
+"""Translation speed against transformers' Marian with the same weights: claim native.
+
+    python benchmarks/translation.py --model runs/transformer-demo
+    python benchmarks/translation.py --quick
+
+Both sides translate the same test sentences in the same batches with beam 4, no length penalty and one limit, so that
+outputs are of equal length; speed is sentences a second. Without --model a small one is trained first.
+"""
+
+import argparse
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+from pairs import rates, report
+from torch import Tensor
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig, MarianConfig, MarianMTModel
+
+import vaswani_transformer  # noqa: F401  registers its classes with the Auto classes
+from vaswani_transformer.data.parallel_text import TranslationOptions, read_pairs
+from vaswani_transformer.recipe import load_recipe
+from vaswani_transformer.train import train
+
+BEAMS, LIMIT = 4, 60
+
+
+def as_marian(model) -> MarianMTModel:
+    """The same function as a MarianMTModel: zero biases, and the model width permuted to its sines-first positions."""
+    config = model.config
+    marian = MarianMTModel(
+        MarianConfig(
+            vocab_size=config.vocab_size,
+            d_model=config.d_model,
+            encoder_layers=config.num_encoder_layers,
+            decoder_layers=config.num_decoder_layers,
+            encoder_attention_heads=config.num_heads,
+            decoder_attention_heads=config.num_heads,
+            encoder_ffn_dim=config.d_ff,
+            decoder_ffn_dim=config.d_ff,
+            activation_function=config.activation,
+            scale_embedding=True,
+            pad_token_id=config.pad_token_id,
+            eos_token_id=config.eos_token_id,
+            decoder_start_token_id=config.pad_token_id,
+            forced_eos_token_id=None,
+            bos_token_id=None,
+        )
+    )
+    order = torch.cat((torch.arange(0, config.d_model, 2), torch.arange(1, config.d_model, 2)))
+    weights = {}
+    for name, weight in model.state_dict().items():
+        inside = ("fc2.weight", "fc2.bias", "out_proj.weight", "layer_norm.weight", "layer_norm.bias")
+        weight = weight[order] if name.endswith(inside) else weight
+        outside = ("fc1.weight", "q_proj.weight", "k_proj.weight", "v_proj.weight")
+        reads_stream = name.endswith(outside) or "embed_tokens" in name or "shared" in name or "lm_head" in name
+        weights[name] = weight[:, order] if reads_stream else weight
+    missing, unexpected = marian.load_state_dict(weights, strict=False)
+    assert not unexpected, unexpected
+    with torch.no_grad():
+        for name, parameter in marian.named_parameters():
+            if name in missing and name.endswith("proj.bias"):
+                parameter.zero_()
+        marian.lm_head.weight[config.pad_token_id] = 0.0  # tied: our decoder starts from a zero vector
+        marian.final_logits_bias[0, config.pad_token_id] = -math.inf  # and pad is never an output
+    marian.generation_config = GenerationConfig(
+        pad_token_id=config.pad_token_id,
+        eos_token_id=config.eos_token_id,
+        decoder_start_token_id=config.pad_token_id,
+    )
+    return marian.eval()
+
+
+def batches_of(folder: str | Path, sentences: int, size: int) -> list[dict[str, Tensor]]:
+    """Test sentences of the embedded corpus in batches of `size`, in order of length as a translator has them."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = read_pairs(TranslationOptions.from_dict(load_recipe("transformer-demo").data), "test")["source"]
+    texts = sorted(texts[:sentences], key=len)
+    rows = [texts[start : start + size] for start in range(0, len(texts), size)]
+    return [dict(tokenizer(row, return_tensors="pt", padding=True)) for row in rows]
+
+
+@torch.inference_mode()
+def native_claim(folder: str | Path, sentences: int, pairs: int) -> None:
+    """Our generate over Marian's, one batch a turn."""
+    ours = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    theirs, batches = as_marian(ours), batches_of(folder, sentences, 32)
+    settings = {"num_beams": BEAMS, "length_penalty": 0.0, "max_new_tokens": LIMIT}
+    lengths: dict[str, list[int]] = {"ours": [], "theirs": []}
+
+    def turn(model, side: str, pair: int) -> float:
+        done = 0
+        for batch in batches[pair % len(batches) :: 4]:
+            ids = model.generate(**batch, **settings)
+            # transformers fills up with end-of-sentence where the pad id is 0: count to the first one.
+            lengths[side].append(int(ids[:, 1:].eq(ours.config.eos_token_id).cumsum(1).eq(0).sum()))
+            done += len(ids)
+        return done
+
+    found = rates(lambda pair: turn(ours, "ours", pair), lambda pair: turn(theirs, "theirs", pair), pairs=pairs)
+    report(
+        "native",
+        *found,
+        unit="sentences/s",
+        peer="transformers MarianMTModel.generate, same weights",
+        tokens={side: sum(each) for side, each in lengths.items()},
+    )
+
+
+def main() -> None:
+    """Trains a model where none is given, then runs the claim."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a folder that `vaswani train transformer-demo` wrote")
+    parser.add_argument("--quick", action="store_true", help="under three minutes on two cores")
+    arguments = parser.parse_args()
+    sentences, pairs = (256, 10) if arguments.quick else (800, 20)
+    if arguments.model:
+        native_claim(arguments.model, sentences, pairs)
+        return
+    steps = 200 if arguments.quick else 1000
+    settings = [f"steps={steps}", f"save.every_steps={steps}", "average_last=1", "validate.every_steps=null"]
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = load_recipe("transformer-demo", [*settings, "validate.metrics=[loss]", f"output={folder}/run"])
+        native_claim(train(recipe), sentences, pairs)
+
+
+if __name__ == "__main__":
+    main()
