@@ -1,6 +1,8 @@
 """Every test runs offline and on one thread; data that may not ship is asked for by name."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before anything imports transformers, datasets or tokenizers: they read these once.
@@ -30,3 +32,11 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs ../shared/data, which may not ship and is not here")
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_as_at_a_terminal() -> Iterator[None]:
+    """Gives SIGINT its usual meaning: a suite started in the background ignores it, and so would all it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

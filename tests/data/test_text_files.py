@@ -69,7 +69,13 @@ def test_a_damaged_archive_is_told_by_name(tmp_path, ending, content):
         list(read_lines(write(tmp_path / f"a.txt{ending}", content)))
 
 
-def test_zstandard_reads_or_says_what_to_install(tmp_path):
+def test_zstandard_lines_are_read(tmp_path):
+    zstandard = pytest.importorskip("zstandard", reason="the extra zstd is not installed")
+    path = write(tmp_path / "a.txt.zst", zstandard.compress(b"one\ntwo\r\n\nfour"))
+    assert list(read_lines(path)) == ["one", "two", "", "four"]
+
+
+def test_a_file_that_is_no_zstandard_says_so_or_what_to_install(tmp_path):
     path = write(tmp_path / "a.txt.zst", b"no archive")
     with pytest.raises(ValueError, match=r"is damaged|pip install zstandard"):
         list(read_lines(path))

@@ -8,6 +8,7 @@ of the file decides whether that stops the work. One line is in memory at a time
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import zlib
@@ -55,7 +56,7 @@ def file_format(path: str | Path) -> str:
     return inner.suffix.lower()
 
 
-def open_bytes(path: Path) -> BinaryIO | gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File:
+def open_bytes(path: Path) -> BinaryIO | io.BufferedReader | gzip.GzipFile | lzma.LZMAFile | bz2.BZ2File:
     """Opens a file for reading bytes, unpacked by its ending."""
     ending = path.suffix.lower()
     if ending == ".gz":
@@ -65,7 +66,7 @@ def open_bytes(path: Path) -> BinaryIO | gzip.GzipFile | lzma.LZMAFile | bz2.BZ2
     if ending == ".bz2":
         return bz2.open(path, "rb")
     if ending == ".zst":
-        return _zstandard(path).open(path, "rb")
+        return io.BufferedReader(_zstandard(path).open(path, "rb"))  # zstandard's own stream has no lines
     return path.open("rb")
 
 
