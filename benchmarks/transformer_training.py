@@ -14,10 +14,11 @@ import tempfile
 from collections.abc import Iterator
 
 import torch
+from marian import marian_like
 from pairs import rates, report
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
-from transformers import DataCollatorForSeq2Seq, MarianConfig, MarianMTModel
+from transformers import DataCollatorForSeq2Seq
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from vaswani_transformer.recipe import load_recipe
@@ -30,26 +31,7 @@ class Peer:
     """MarianMTModel of the same size with the same optimiser, in the shortest loop that trains it."""
 
     def __init__(self, ours: Training) -> None:
-        config = ours.bare_model.config
-        self.model = MarianMTModel(
-            MarianConfig(
-                vocab_size=config.vocab_size,
-                d_model=config.d_model,
-                encoder_layers=config.num_encoder_layers,
-                decoder_layers=config.num_decoder_layers,
-                encoder_attention_heads=config.num_heads,
-                decoder_attention_heads=config.num_heads,
-                encoder_ffn_dim=config.d_ff,
-                decoder_ffn_dim=config.d_ff,
-                dropout=config.dropout,
-                activation_function="relu",
-                scale_embedding=True,
-                pad_token_id=config.pad_token_id,
-                eos_token_id=config.eos_token_id,
-                decoder_start_token_id=config.pad_token_id,
-                forced_eos_token_id=None,
-            )
-        ).train()
+        self.model = marian_like(ours.bare_model.config).train()
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-9, fused=True)
 
     def update(self, batch: dict[str, Tensor]) -> None:

@@ -13,9 +13,10 @@ import tempfile
 from pathlib import Path
 
 import torch
+from marian import marian_like
 from pairs import rates, report
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig, MarianConfig, MarianMTModel
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig, MarianMTModel
 
 import vaswani_transformer  # noqa: F401  registers its classes with the Auto classes
 from vaswani_transformer.data.parallel_text import TranslationOptions, read_pairs
@@ -28,25 +29,7 @@ BEAMS, LIMIT = 4, 60
 def as_marian(model) -> MarianMTModel:
     """The same function as a MarianMTModel: zero biases, and the model width permuted to its sines-first positions."""
     config = model.config
-    marian = MarianMTModel(
-        MarianConfig(
-            vocab_size=config.vocab_size,
-            d_model=config.d_model,
-            encoder_layers=config.num_encoder_layers,
-            decoder_layers=config.num_decoder_layers,
-            encoder_attention_heads=config.num_heads,
-            decoder_attention_heads=config.num_heads,
-            encoder_ffn_dim=config.d_ff,
-            decoder_ffn_dim=config.d_ff,
-            activation_function=config.activation,
-            scale_embedding=True,
-            pad_token_id=config.pad_token_id,
-            eos_token_id=config.eos_token_id,
-            decoder_start_token_id=config.pad_token_id,
-            forced_eos_token_id=None,
-            bos_token_id=None,
-        )
-    )
+    marian = marian_like(config)
     order = torch.cat((torch.arange(0, config.d_model, 2), torch.arange(1, config.d_model, 2)))
     weights = {}
     for name, weight in model.state_dict().items():

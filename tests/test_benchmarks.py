@@ -17,7 +17,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 def benchmark(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("pairs", "translation", "transformer_training"):
+    for name in ("marian", "pairs", "translation", "transformer_training"):
         sys.modules.pop(name, None)
 
 

@@ -1,4 +1,4 @@
-"""Position tables computed from position ids, and the output head with its chunked loss."""
+"""Checked token ids, position tables computed from position ids, and the output head with its chunked loss."""
 
 # B batch   T length   D hidden size   V vocabulary   N tokens (B * T, or those with a label)
 
@@ -12,6 +12,20 @@ from torch import Tensor, nn
 CHUNK_ELEMENTS = {"cpu": 1 << 21, "other": 1 << 27}
 # Under torch.compile the number of chunks must not depend on the data.
 COMPILED_CHUNKS = 8
+
+
+def check_token_ids(ids: Tensor, vocab_size: int, *, name: str = "token ids", ignored: int | None = None) -> None:
+    """Refuses ids outside the vocabulary, which on a GPU end in a device assertion.
+
+    Raises:
+        ValueError: with the first such id and its place.
+    """
+    wrong = (ids < 0) | (ids >= vocab_size)
+    if ignored is not None:
+        wrong &= ids != ignored
+    if wrong.any():
+        place = tuple(wrong.nonzero()[0].tolist())
+        raise ValueError(f"{name} must be in [0, vocab_size={vocab_size}); got {ids[place].item()} at {place}")
 
 
 def position_ids_from_mask(mask_BT: Tensor) -> Tensor:

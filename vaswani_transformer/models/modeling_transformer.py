@@ -25,7 +25,7 @@ from .attention import bidirectional_mask, causal_mask
 from .blocks_transformer import DecoderLayer, EncoderLayer, MultiHeadAttention, PreNormDecoderLayer, PreNormEncoderLayer
 from .configuration_transformer import VaswaniTransformerConfig
 from .generation_transformer import PaperGenerationMixin, paper_generation_config
-from .layers import OutputHead, cross_entropy, position_ids_from_mask, sinusoids
+from .layers import OutputHead, check_token_ids, cross_entropy, position_ids_from_mask, sinusoids
 
 
 @dataclass
@@ -502,17 +502,3 @@ class VaswaniTransformerForConditionalGeneration(VaswaniTransformerPreTrainedMod
         ids_BT1 = labels.clamp(min=0).unsqueeze(-1)
         log_probabilities_BT = logits_BTV.float().log_softmax(-1).gather(-1, ids_BT1).squeeze(-1)
         return (log_probabilities_BT * labels.ne(-100)).sum(-1)
-
-
-def check_token_ids(ids: Tensor, vocab_size: int, *, name: str = "token ids", ignored: int | None = None) -> None:
-    """Refuses ids outside the vocabulary, which on a GPU end in a device assertion.
-
-    Raises:
-        ValueError: with the first such id and its place.
-    """
-    wrong = (ids < 0) | (ids >= vocab_size)
-    if ignored is not None:
-        wrong &= ids != ignored
-    if wrong.any():
-        place = tuple(wrong.nonzero()[0].tolist())
-        raise ValueError(f"{name} must be in [0, vocab_size={vocab_size}); got {ids[place].item()} at {place}")

@@ -1,0 +1,28 @@
+"""The peer: transformers' MarianMTModel with the sizes and token ids of one of our models."""
+
+from transformers import MarianConfig, MarianMTModel
+
+from vaswani_transformer import VaswaniTransformerConfig
+
+
+def marian_like(config: VaswaniTransformerConfig) -> MarianMTModel:
+    """A MarianMTModel of the same size, freshly initialised: post-norm, ReLU, scaled and tied embeddings."""
+    return MarianMTModel(
+        MarianConfig(
+            vocab_size=config.vocab_size,
+            d_model=config.d_model,
+            encoder_layers=config.num_encoder_layers,
+            decoder_layers=config.num_decoder_layers,
+            encoder_attention_heads=config.num_heads,
+            decoder_attention_heads=config.num_heads,
+            encoder_ffn_dim=config.d_ff,
+            decoder_ffn_dim=config.d_ff,
+            dropout=config.dropout,
+            activation_function=config.activation,
+            scale_embedding=True,
+            pad_token_id=config.pad_token_id,
+            eos_token_id=config.eos_token_id,
+            decoder_start_token_id=config.pad_token_id,
+            forced_eos_token_id=None,
+        )
+    )
