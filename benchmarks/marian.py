@@ -1,12 +1,12 @@
 """The peer: transformers' MarianMTModel with the sizes and token ids of one of our models."""
 
+from typing import Any
+
 from transformers import MarianConfig, MarianMTModel
 
-from vaswani_transformer import VaswaniTransformerConfig
 
-
-def marian_like(config: VaswaniTransformerConfig) -> MarianMTModel:
-    """A MarianMTModel of the same size, freshly initialised: post-norm, ReLU, scaled and tied embeddings."""
+def marian_like(config: Any) -> MarianMTModel:
+    """A MarianMTModel of the size of a VaswaniTransformerConfig, freshly initialised, embeddings scaled and tied."""
     return MarianMTModel(
         MarianConfig(
             vocab_size=config.vocab_size,
