@@ -12,6 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import attend, split_heads
 from .configuration_transformer import VaswaniTransformerConfig
+from .layers import dropout
 
 
 class MultiHeadAttention(nn.Module):
@@ -101,11 +102,11 @@ class FeedForwardLayer(GradientCheckpointingLayer):
     def feed_forward(self, x_BTD: Tensor) -> Tensor:
         """max(0, x W1 + b1) W2 + b2, equation 2."""
         inner = self.activation(self.fc1(x_BTD))
-        return self.fc2(nn.functional.dropout(inner, self.activation_dropout, self.training))
+        return self.fc2(dropout(inner, self.activation_dropout, self.training))
 
     def drop(self, x_BTD: Tensor) -> Tensor:
         """Residual dropout, section 5.4: on a sub-layer's output, before it is added."""
-        return nn.functional.dropout(x_BTD, self.dropout, self.training)
+        return dropout(x_BTD, self.dropout, self.training)
 
 
 class EncoderLayer(FeedForwardLayer):

@@ -25,7 +25,7 @@ from .attention import bidirectional_mask, causal_mask
 from .blocks_transformer import DecoderLayer, EncoderLayer, MultiHeadAttention, PreNormDecoderLayer, PreNormEncoderLayer
 from .configuration_transformer import VaswaniTransformerConfig
 from .generation_transformer import PaperGenerationMixin, paper_generation_config
-from .layers import OutputHead, check_token_ids, cross_entropy, position_ids_from_mask, sinusoids
+from .layers import OutputHead, check_token_ids, cross_entropy, dropout, position_ids_from_mask, sinusoids
 
 
 @dataclass
@@ -135,7 +135,7 @@ class TransformerStack(VaswaniTransformerPreTrainedModel):
             positions = self.positions(position_ids)
         else:
             positions = self.positions(torch.arange(length, device=position_ids.device))[position_ids]
-        return nn.functional.dropout(x_BTD + positions.to(x_BTD.dtype), config.dropout, self.training)
+        return dropout(x_BTD + positions.to(x_BTD.dtype), config.dropout, self.training)
 
     def positions(self, position_ids: Tensor) -> Tensor:
         """Encodings of positions counted from 0: computed, or (row E of Table 3) learned."""
