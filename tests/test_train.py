@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from vaswani_transformer import pace
 from vaswani_transformer.data.token_batches import EpochBatches
 from vaswani_transformer.recipe import Recipe
 from vaswani_transformer.run_log import flops_per_token, read_metrics
@@ -166,6 +168,35 @@ def test_the_loop_stops_exactly_at_its_last_step(toy):
     saved = torch.load(step_folder(output, 7) / "optimizer.pt", weights_only=True)["optimizer"]
     assert {int(state["step"]) for state in saved["state"].values()} == {7}
     assert [record["step"] for record in train_records(output)] == list(range(1, 8))
+
+
+def test_with_minutes_a_run_takes_the_updates_that_fit_and_its_schedule_ends_with_them(toy, monkeypatch):
+    monkeypatch.setattr(pace, "TIMED", 10)
+    clock = iter(range(0, 1000, 20))  # 10 updates in 20 seconds: 6 fit into 0.2 minutes
+    monkeypatch.setattr(pace, "monotonic", lambda: next(clock))
+    cosine = {"name": "cosine", "warmup_steps": 0}
+    output = train(toy(steps=500, minutes=0.2, schedule=cosine, optimizer={"learning_rate": 0.01}))
+    rates = [record["learning_rate"] for record in train_records(output)]
+    assert len(rates) == 6
+    assert rates == pytest.approx([0.005 * (1 + math.cos(math.pi * step / 6)) for step in range(1, 7)])
+
+
+def test_measuring_the_speed_changes_no_update(toy, monkeypatch):
+    plain = train(toy("plain", steps=5))
+    monkeypatch.setattr(
+        "vaswani_transformer.train.steps_that_fit", lambda _, *, most, gradients: (gradients(0), most)[1]
+    )
+    assert identical(plain, train(toy("measured", steps=5, minutes=1.0)))
+
+
+def test_a_resumed_run_keeps_the_updates_that_once_fitted(toy, monkeypatch):
+    monkeypatch.setattr("vaswani_transformer.train.steps_that_fit", lambda *_, **__: 7)
+    recipe = toy(steps=500, minutes=1.0)
+    interrupt_after(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe)
+    monkeypatch.setattr("vaswani_transformer.train.steps_that_fit", lambda *_, **__: pytest.fail("measured again"))
+    assert len(train_records(train(recipe, resume=True))) == 7
 
 
 def test_an_epoch_of_the_loop_takes_every_example_once(toy, monkeypatch):

@@ -143,8 +143,11 @@ class Recipe:
         tokenizer: `kind` and `vocab_size` of one to train, or `from`; may be empty where the model has a `from`.
         data: options of the family's data module, which checks them (`read_section` with its dataclass).
         batch: see BatchSection.
-        steps: updates of the whole run.
+        steps: updates of the whole run; with `minutes`, the most it takes.
         output: folder of the run.
+        minutes: wall-clock time for the updates, validation not counted: the run measures its speed first, and plans
+            as many as fit, so a faster machine trains longer and the schedule still ends. Not reproducible; null for
+            `steps` alone.
         optimizer: see OptimizerSection.
         schedule: see ScheduleSection.
         precision: "bf16" and "fp16" are autocast over float32 weights.
@@ -168,6 +171,7 @@ class Recipe:
     steps: int
     output: str
     tokenizer: dict[str, Any] = field(default_factory=dict)
+    minutes: float | None = None
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     schedule: ScheduleSection = field(default_factory=ScheduleSection)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -183,6 +187,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps, log_every=self.log_every, average_last=self.average_last)
+        above_zero(minutes=self.minutes)
         at_least(0, seed=self.seed, loader_workers=self.loader_workers)
         if not self.output.strip():
             raise ValueError(f"output must name a folder; got output={self.output!r}")

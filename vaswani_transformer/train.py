@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
@@ -23,6 +23,8 @@ from . import checkpoints
 from .data.token_batches import EpochBatches
 from .families import build_model, family_of
 from .optim import EMA, build_optimizer, build_schedule
+from .pace import steps_that_fit
+from .progress import Progress
 from .random_state import random_state, set_random_state
 from .recipe import Recipe
 from .run_folder import RUN, check_unused, checkpoint_to_resume
@@ -34,34 +36,6 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 AGREE_EVERY = 10  # updates; agreeing makes the CPU wait for the GPU
-
-
-@dataclass
-class Progress:
-    """Where a run stands; with weights, optimiser and random states, all that resuming needs.
-
-    Args:
-        step: updates done.
-        epoch: the epoch the next update belongs to.
-        position: updates of that epoch done.
-        tokens: target tokens seen.
-        real_tokens: tokens seen on both sides, padding not counted.
-        seconds: wall-clock time of all sittings.
-        best: best value of `validate.best` so far, and its step.
-        stale: validations since.
-        validation: the last validation's numbers.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    position: int = 0
-    tokens: int = 0
-    real_tokens: int = 0
-    seconds: float = 0.0
-    best: float | None = None
-    best_step: int | None = None
-    stale: int = 0
-    validation: dict[str, float] = field(default_factory=dict)
 
 
 class Training:
@@ -87,12 +61,10 @@ class Training:
             self.data = self._prepare_data()
         model = build_model(self.family, recipe.model, self.data.tokenizer, checkpoint=self.checkpoint)
         model.to(self.accelerator.device)  # pyright: ignore[reportArgumentType] (its stub wants one fixed signature)
+        self.progress = self._saved_progress()
         self.optimizer = build_optimizer(model, recipe.optimizer)
-        self.schedule = build_schedule(
-            self.optimizer, recipe.schedule, recipe.optimizer, d_model=model.config.hidden_size, steps=recipe.steps
-        )
+        self.schedule = self._build_schedule(self.optimizer, model.config)
         self.ema = EMA(model, recipe.ema_decay) if recipe.ema_decay else None
-        self.progress = Progress()
         if self.checkpoint is not None:
             self._load_state(self.checkpoint)
         if recipe.gradient_checkpointing:
@@ -102,7 +74,11 @@ class Training:
         if recipe.compile:
             model.compile(dynamic=True)
         self.flops_per_token = flops_per_token(model, self.data.source_share)
-        self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
+        bare_optimizer = self.optimizer
+        self.model, self.optimizer = self.accelerator.prepare(model, bare_optimizer)
+        if recipe.minutes is not None and self.checkpoint is None:
+            self.progress.steps = self._steps_that_fit(recipe.minutes)
+            self.schedule = self._build_schedule(bare_optimizer, model.config)
         self._set_random_state()
 
     @property
@@ -132,11 +108,36 @@ class Training:
             )
         return data
 
-    def _load_state(self, checkpoint: Path) -> None:
-        """Takes optimiser, schedule, average and progress from the checkpoint; the weights are there already."""
-        state = checkpoints.read_state(checkpoint)
+    def _saved_progress(self) -> Progress:
+        if self.checkpoint is None:
+            return Progress(steps=self.recipe.steps)
+        state = checkpoints.read_state(self.checkpoint)
         self._tell_changes(state)
-        self.progress = Progress(**state["progress"])
+        progress = Progress(**state["progress"])
+        if self.recipe.minutes is None:
+            progress.steps = self.recipe.steps
+        return progress
+
+    def _build_schedule(self, optimizer: Any, config: Any) -> LambdaLR:
+        schedule, settings = self.recipe.schedule, self.recipe.optimizer
+        return build_schedule(optimizer, schedule, settings, d_model=config.hidden_size, steps=self.progress.steps)
+
+    def _steps_that_fit(self, minutes: float) -> int:
+        """As many updates as the main process finds time for, on gradients that are thrown away."""
+        batches = self._epoch_batches(0)
+        steps = steps_that_fit(
+            minutes,
+            most=self.recipe.steps,
+            gradients=lambda number: self._gradients(*batches[number % len(batches)][:2]).tolist(),
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.accelerator.num_processes > 1:
+            steps = broadcast_object_list([steps])[0]
+        logger.info("%d updates fit into %g minutes", steps, minutes)
+        return steps
+
+    def _load_state(self, checkpoint: Path) -> None:
+        """Takes optimiser, schedule and average from the checkpoint; weights and progress are there already."""
         saved = checkpoints.load_tensors(checkpoint / "optimizer.pt")
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(saved["optimizer"])
@@ -148,8 +149,8 @@ class Training:
         if self.ema is not None:
             self.ema.load_state_dict(checkpoints.load_tensors(checkpoint / "ema.pt"))
         logger.info("going on from %s", checkpoint)
-        if self.progress.step >= self.recipe.steps:
-            logger.warning("nothing left to train: saved at step %d, steps=%d", self.progress.step, self.recipe.steps)
+        if self.progress.step >= self.progress.steps:
+            logger.warning("nothing left to train: saved at step %d, steps=%d", self.progress.step, self.progress.steps)
 
     def _set_random_state(self) -> None:
         if self.checkpoint is None:
@@ -186,7 +187,7 @@ class Training:
             (self.output / RUN).unlink(missing_ok=True)  # of a finished run that is to go on for more steps
         log = RunLog(
             self.output,
-            total_steps=recipe.steps,
+            total_steps=progress.steps,
             enabled=self.accelerator.is_main_process,
             log_every=recipe.log_every,
             flops_per_token=self.flops_per_token,
@@ -223,12 +224,10 @@ class Training:
         """One update after another, from where the run stands to its last step: this process's micro batches, and the
         target and real tokens of all processes.
         """
-        world, accumulation = self.accelerator.num_processes, self.recipe.batch.accumulation
-        wanted = range(self.accelerator.process_index, world * accumulation, world)
         progress = self.progress
-        while progress.step < self.recipe.steps and not self._out_of_patience():
-            batches = EpochBatches(self.data, self.data.epoch(progress.epoch), world * accumulation, wanted)
-            end = min(len(batches), progress.position + self.recipe.steps - progress.step)
+        while progress.step < progress.steps and not self._out_of_patience():
+            batches = self._epoch_batches(progress.epoch)
+            end = min(len(batches), progress.position + progress.steps - progress.step)
             yield from DataLoader(
                 batches,
                 batch_size=None,
@@ -241,6 +240,11 @@ class Training:
             )
             if end == len(batches):  # else the last step lies inside the epoch, and a longer run goes on there
                 progress.epoch, progress.position = progress.epoch + 1, 0
+
+    def _epoch_batches(self, epoch: int) -> EpochBatches:
+        world, accumulation = self.accelerator.num_processes, self.recipe.batch.accumulation
+        wanted = range(self.accelerator.process_index, world * accumulation, world)
+        return EpochBatches(self.data, self.data.epoch(epoch), world * accumulation, wanted)
 
     def update(
         self, micro_batches: list[dict[str, Tensor]], target_tokens: int
@@ -255,16 +259,7 @@ class Training:
             Loss and negative log-likelihood per target token [2], the gradient's norm where it is clipped, and the
             learning rate that was used.
         """
-        self.model.train()
-        losses = torch.zeros(2, device=self.accelerator.device)
-        for number, batch in enumerate(micro_batches, 1):
-            last = number == len(micro_batches)
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                outputs = self.model(**self._to_device(batch), num_items_in_batch=target_tokens)
-                # Data parallelism takes the mean of the processes' gradients; a sum of losses needs their sum.
-                self.accelerator.backward(outputs.loss * self.accelerator.num_processes)
-            losses += torch.stack((outputs.loss.detach(), outputs.nll_loss.detach()))
-        grad_norm = None
+        losses, grad_norm = self._gradients(micro_batches, target_tokens), None
         if self.recipe.optimizer.max_grad_norm is not None:
             grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_grad_norm)
         rate = float(self.optimizer.param_groups[0]["lr"])
@@ -275,6 +270,19 @@ class Training:
             if self.ema is not None:
                 self.ema.update(self.bare_model)
         return self._sum(losses), grad_norm, rate
+
+    def _gradients(self, micro_batches: list[dict[str, Tensor]], target_tokens: int) -> Tensor:
+        """Computes an update's gradients; returns this process's share of loss and negative log-likelihood [2]."""
+        self.model.train()
+        losses = torch.zeros(2, device=self.accelerator.device)
+        for number, batch in enumerate(micro_batches, 1):
+            last = number == len(micro_batches)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                outputs = self.model(**self._to_device(batch), num_items_in_batch=target_tokens)
+                # Data parallelism takes the mean of the processes' gradients; a sum of losses needs their sum.
+                self.accelerator.backward(outputs.loss * self.accelerator.num_processes)
+            losses += torch.stack((outputs.loss.detach(), outputs.nll_loss.detach()))
+        return losses
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -412,7 +420,9 @@ class Training:
 
     def _due(self, every_steps: int | None) -> bool:
         return (
-            every_steps is not None and self.progress.step % every_steps == 0 and self.progress.step < self.recipe.steps
+            every_steps is not None
+            and self.progress.step % every_steps == 0
+            and self.progress.step < self.progress.steps
         )
 
     def _minutes_over(self, saved_at: float) -> bool:

@@ -10,7 +10,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from vaswani_transformer import VaswaniTransformerForConditionalGeneration as Model
 from vaswani_transformer.models import generation_transformer
-from vaswani_transformer.models.generation_transformer import length_penalty, paper_beam_search
+from vaswani_transformer.models.beams_transformer import length_penalty
+from vaswani_transformer.models.generation_transformer import paper_beam_search
 
 PAD, END = 0, 1
 WIDE = 64  # more beams than the toy space has prefixes: nothing is ever pruned
@@ -127,11 +128,11 @@ def test_stopping_early_returns_what_searching_to_the_limit_returns(
     model = make_model(lm_head_bias=True)
     model.lm_head.bias.data[END] += 4.0  # ends often
     options = {"num_beams": beams, "num_return_sequences": n, "length_penalty": alpha, "return_dict_in_generate": True}
-    steps = count_calls(monkeypatch, "_extend")
+    steps = count_calls(monkeypatch, "extend")
     early = model.generate(batch["input_ids"], max_extra_tokens=8, **options)
     early_steps = len(steps)
     monkeypatch.setattr(
-        generation_transformer, "_done", lambda beams, alpha: beams.tokens_BGL.shape[-1] - 1 >= beams.limit_B
+        generation_transformer, "done", lambda beams, alpha: beams.tokens_BGL.shape[-1] - 1 >= beams.limit_B
     )
     late = model.generate(batch["input_ids"], max_extra_tokens=8, **options)
     assert torch.equal(early.sequences, late.sequences)

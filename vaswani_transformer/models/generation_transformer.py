@@ -1,11 +1,10 @@
-"""The paper's search: beam search with GNMT's length penalty, a limit per sentence and early termination."""
+"""The paper's search as `generate`'s default: its options, the models it asks, what it returns."""
 
 # B sentences (those still searched)   G beams   L tokens so far   V vocabulary   S source length
 # N hypotheses returned a sentence
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +14,8 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
+
+from .beams_transformer import Beams, done, extend, with_living
 
 logger = logging.get_logger(__name__)
 
@@ -88,6 +89,24 @@ class PaperGenerationMixin(GenerationMixin):
         search = paper_beam_search if paper else (None if custom_generate == "paper" else custom_generate)
         return super().generate(inputs, generation_config, custom_generate=search, **kwargs)  # type: ignore[misc]
 
+    @torch.no_grad()
+    def score(self, input_ids: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Log-probability of each given target, in nats, end-of-sentence included.
+
+        Args:
+            input_ids: [B, S] source ids.
+            labels: [B, T] target ids ending in the end-of-sentence id, -100 at padding.
+            attention_mask: [B, S], 1 at source tokens.
+
+        Returns:
+            [B] sums of log-probabilities, not divided by any length penalty.
+        """
+        decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        logits_BTV = self(input_ids, attention_mask, decoder_input_ids, use_cache=False).logits
+        ids_BT1 = labels.clamp(min=0).unsqueeze(-1)
+        log_probabilities_BT = logits_BTV.float().log_softmax(-1).gather(-1, ids_BT1).squeeze(-1)
+        return (log_probabilities_BT * labels.ne(-100)).sum(-1)
+
     def _source_length(self, source: Tensor | None, kwargs: dict[str, Any]) -> int:
         for given in (source, kwargs.get("inputs_embeds"), (kwargs.get("encoder_outputs") or (None,))[0]):
             if given is not None:
@@ -114,36 +133,6 @@ def paper_generation_config(config: Any) -> GenerationConfig:
         eos_token_id=config.eos_token_id,
         decoder_start_token_id=config.decoder_start_token_id,
     )
-
-
-def length_penalty(length: int | Tensor, alpha: float) -> Any:
-    """((5 + |Y|) / 6)^alpha, equation 14 of Wu et al. (2016); |Y| counts the end-of-sentence token."""
-    return ((5.0 + length) / 6.0) ** alpha
-
-
-@dataclass
-class Beams:
-    """The search's state for the sentences still searched.
-
-    Args:
-        tokens_BGL: alive hypotheses, the start token first.
-        log_probs_BG: their log-probabilities.
-        finished_BNL: the best finished hypotheses, -1 after their end.
-        scores_BN: their penalised log-probabilities, best first, -inf where there is none yet.
-        sentence_B: each row's place in the batch that was asked for.
-        limit_B: the most tokens a translation of each row may have, end-of-sentence included.
-    """
-
-    tokens_BGL: Tensor
-    log_probs_BG: Tensor
-    finished_BNL: Tensor
-    scores_BN: Tensor
-    sentence_B: Tensor
-    limit_B: Tensor
-
-    def keep(self, rows: Tensor) -> "Beams":
-        """The state of some rows."""
-        return Beams(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
 class Scorer:
@@ -246,18 +235,18 @@ def paper_beam_search(
             _force(log_probs, prefix_ids[beams.sentence_B], step, model.config.pad_token_id)
         if recorded is not None:
             recorded.append(log_probs.flatten(0, 1))
-        beams, parents = _extend(beams, log_probs, ends, alpha)
-        done = _done(beams, alpha) & waiting_B[beams.sentence_B]
+        beams, parents = extend(beams, log_probs, ends, alpha)
+        ready = done(beams, alpha) & waiting_B[beams.sentence_B]
         rows = None
-        if done.any():
-            final = _with_living(beams.keep(done), alpha)
+        if ready.any():
+            final = with_living(beams.keep(ready), alpha)
             ids = final.finished_BNL.masked_fill(final.finished_BNL < 0, model.config.pad_token_id)
             sequences[final.sentence_B, :, : ids.shape[-1]] = ids
             scores[final.sentence_B] = final.scores_BN
             waiting_B[final.sentence_B] = False
             left -= len(final.sentence_B)
             if recorded is None:
-                rows = (~done).nonzero().squeeze(-1)
+                rows = (~ready).nonzero().squeeze(-1)
                 beams, parents = beams.keep(rows), parents[rows]
         for scorer in scorers:
             scorer.select(rows, parents.flatten())
@@ -391,60 +380,6 @@ def _force(log_probs_BGV: Tensor, prefix_BP: Tensor, step: int, pad_token_id: in
     kept = log_probs_BGV[rows, :, forced_B[rows]]
     log_probs_BGV[rows] = -torch.inf
     log_probs_BGV[rows, :, forced_B[rows]] = kept
-
-
-def _extend(beams: Beams, log_probs_BGV: Tensor, ends: Tensor, alpha: float) -> tuple[Beams, Tensor]:
-    """One step for every sentence: the new state, and for each new beam the flat index of the one it came from."""
-    B, G, V = log_probs_BGV.shape
-    total = (beams.log_probs_BG.unsqueeze(-1) + log_probs_BGV).view(B, G * V)
-    candidate_B2G, index_B2G = total.topk(min(2 * G, G * V))
-    parent_B2G, token_B2G = index_B2G // V, index_B2G % V
-    ends_B2G = torch.isin(token_B2G, ends)
-    length = beams.tokens_BGL.shape[-1]  # |Y| of the extensions: the start token does not count, the new one does
-    finished_BNL, scores_BN = beams.finished_BNL, beams.scores_BN
-    if ends_B2G.any():
-        ended = torch.where(ends_B2G, candidate_B2G / length_penalty(length, alpha), -torch.inf)
-        finished_BNL, scores_BN = _merge(beams, ended, parent_B2G, token_B2G)
-    living, order_BG = torch.where(ends_B2G, -torch.inf, candidate_B2G).topk(G)
-    parent_BG, token_BG = parent_B2G.gather(1, order_BG), token_B2G.gather(1, order_BG)
-    tokens = beams.tokens_BGL.gather(1, parent_BG.unsqueeze(-1).expand(-1, -1, length))
-    tokens = torch.cat((tokens, token_BG.unsqueeze(-1)), dim=-1)
-    flat = parent_BG + G * torch.arange(B, device=parent_BG.device).unsqueeze(-1)
-    return Beams(tokens, living, finished_BNL, scores_BN, beams.sentence_B, beams.limit_B), flat
-
-
-def _merge(beams: Beams, ended: Tensor, parent: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
-    """The N best of the finished hypotheses so far and those that just ended."""
-    length = beams.tokens_BGL.shape[-1]
-    new = beams.tokens_BGL.gather(1, parent.unsqueeze(-1).expand(-1, -1, length))
-    new = torch.cat((new, token.unsqueeze(-1)), dim=-1)
-    old = torch.nn.functional.pad(beams.finished_BNL, (0, length + 1 - beams.finished_BNL.shape[-1]), value=-1)
-    scores_BN, order_BN = torch.cat((beams.scores_BN, ended), dim=1).topk(old.shape[1])
-    return torch.cat((old, new), dim=1).gather(1, order_BN.unsqueeze(-1).expand(-1, -1, length + 1)), scores_BN
-
-
-def _done(beams: Beams, alpha: float) -> Tensor:
-    """Sentences at their limit, or whose living hypotheses can no longer beat the N-th best finished one."""
-    length = beams.tokens_BGL.shape[-1] - 1
-    best = beams.log_probs_BG[:, 0]
-    reachable = torch.maximum(best / length_penalty(beams.limit_B, alpha), best / length_penalty(length + 1, alpha))
-    return (beams.scores_BN[:, -1] >= reachable) | (length >= beams.limit_B)
-
-
-def _with_living(beams: Beams, alpha: float) -> Beams:
-    """Fills the places that no finished hypothesis took with living ones."""
-    empty_BN = beams.scores_BN.isneginf()
-    if not empty_BN.any():
-        return beams
-    finished, living = beams.finished_BNL, beams.tokens_BGL
-    finished = torch.nn.functional.pad(finished, (0, living.shape[-1] - finished.shape[-1]), value=-1)
-    living_scores = beams.log_probs_BG / length_penalty(living.shape[-1] - 1, alpha)
-    # Both lists are sorted; finished ones come first, whatever their score, and empty places last.
-    order = torch.cat((empty_BN.long() * 2, torch.ones_like(living_scores, dtype=torch.long)), dim=1)
-    order_BN = order.argsort(dim=1, stable=True)[:, : finished.shape[1]]
-    every, scores = torch.cat((finished, living), dim=1), torch.cat((beams.scores_BN, living_scores), dim=1)
-    finished = every.gather(1, order_BN.unsqueeze(-1).expand(-1, -1, every.shape[-1]))
-    return Beams(living, beams.log_probs_BG, finished, scores.gather(1, order_BN), beams.sentence_B, beams.limit_B)
 
 
 def _trim(sequences: Tensor, pad_token_id: int) -> Tensor:

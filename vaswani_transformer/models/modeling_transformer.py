@@ -484,21 +484,3 @@ class VaswaniTransformerForConditionalGeneration(VaswaniTransformerPreTrainedMod
         count = labels.ne(-100).sum().clamp(min=1) if num_items is None else num_items
         count = count.to(loss.device) if isinstance(count, Tensor) else count
         return loss / count, nll / count
-
-    @torch.no_grad()
-    def score(self, input_ids: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Log-probability of each given target, in nats, end-of-sentence included.
-
-        Args:
-            input_ids: [B, S] source ids.
-            labels: [B, T] target ids ending in the end-of-sentence id, -100 at padding.
-            attention_mask: [B, S], 1 at source tokens.
-
-        Returns:
-            [B] sums of log-probabilities, not divided by any length penalty.
-        """
-        decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        logits_BTV = self(input_ids, attention_mask, decoder_input_ids, use_cache=False).logits
-        ids_BT1 = labels.clamp(min=0).unsqueeze(-1)
-        log_probabilities_BT = logits_BTV.float().log_softmax(-1).gather(-1, ids_BT1).squeeze(-1)
-        return (log_probabilities_BT * labels.ne(-100)).sum(-1)
