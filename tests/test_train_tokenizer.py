@@ -30,6 +30,16 @@ def test_the_verb_writes_a_tokenizer_that_transformers_loads(text, tmp_path, cap
     assert f"{size} tokens" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [[], ["--kind", "wordpiece"], ["--cased"]])
+def test_the_verb_writes_a_bert_tokenizer(text, tmp_path, words):
+    out = tmp_path / "out"
+    assert train(text, "--family", "bert", *words, "--vocab-size", 45, "--out", out) == 0
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    first = "Hut" if "--cased" in words else "hut"
+    assert tokenizer("a", "Hut")["token_type_ids"] == [0, 0, 0, 1, 1]
+    assert tokenizer.decode(tokenizer("ein Hut")["input_ids"]) == f"[CLS] ein {first} [SEP]"
+
+
 def test_columns_choose_what_is_learnt(tmp_path):
     (tmp_path / "a.tsv").write_text("zzzz\tman man\tMann Mann\n" * 5)
     (tmp_path / "a.jsonl").write_text('{"id": "zzzz", "en": "hat hat"}\n' * 5)
@@ -57,6 +67,12 @@ def test_malformed_lines_stop_or_are_counted(tmp_path, capsys):
         (["nowhere.txt", "--vocab-size", 300, "--out", "new"], "nowhere.txt"),
         (["TEXT", "--vocab-size", 30, "--out", "new"], "at least 259"),
         (["TEXT", "--vocab-size", 300, "--out", "TEXT"], "must be a folder"),
+        (["TEXT", "--cased", "--vocab-size", 300, "--out", "new"], "--cased goes with --family bert"),
+        (
+            ["TEXT", "--family", "bert", "--kind", "bpe", "--vocab-size", 300, "--out", "new"],
+            "must be of --kind wordpi",
+        ),
+        (["TEXT", "--family", "bert", "--vocab-size", 20, "--out", "new"], "at least 21 for these texts"),
         (["TABLE", "--columns", "en", "--vocab-size", 300, "--out", "new"], "numbers from 0"),
         (["TABLE", "--columns", "4", "--vocab-size", 300, "--out", "new"], "columns must be there"),
     ],

@@ -1,4 +1,4 @@
-"""`vaswani train-tokenizer`: one vocabulary for source and target, learnt from text files."""
+"""`vaswani train-tokenizer`: one vocabulary for source and target, or BERT's, learnt from text files."""
 
 import argparse
 
@@ -6,14 +6,17 @@ EPILOG = """examples:
   vaswani train-tokenizer train.en.gz train.de.gz --vocab-size 37000 --out tokenizer
   vaswani train-tokenizer pairs.tsv.xz --columns 1,2 --vocab-size 8000 --out tokenizer
   vaswani train-tokenizer pairs.jsonl --columns en,fr --kind wordpiece --vocab-size 32000 --out tokenizer
+  vaswani train-tokenizer novels.jsonl.xz --columns text --family bert --vocab-size 30522 --out tokenizer
 
 The paper: 37,000 byte-pair tokens for English-German, 32,000 word pieces for English-French, both languages together.
-Give the files of both languages. AutoTokenizer loads the folder anywhere; a recipe takes it as tokenizer.from=DIR."""
+Give the files of both languages. --family bert makes BERT's tokenizer instead: Google's word pieces of lower-cased (or
+--cased) words, which do not give back spaces and capitals. AutoTokenizer loads the folder anywhere; a recipe takes it
+as tokenizer.from=DIR."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `vaswani train-tokenizer`."""
-    parser.description = "Train a source-and-target tokenizer on text and save it as a stock fast tokenizer."
+    parser.description = "Train a translation or BERT tokenizer on text and save it as a stock fast tokenizer."
     parser.epilog = EPILOG
     parser.add_argument(
         "files",
@@ -22,8 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a sentence a line, or .tsv, .jsonl, .parquet; each may be .gz, .xz, .bz2 or .zst",
     )
     parser.add_argument(
-        "--kind", choices=("bpe", "wordpiece"), default="bpe", help="byte pairs (default) or word pieces"
+        "--family",
+        choices=("transformer", "bert"),
+        default="transformer",
+        help="whose tokenizer: of source and target over bytes (default), or BERT's word pieces over characters",
     )
+    parser.add_argument(
+        "--kind", choices=("bpe", "wordpiece"), help="byte pairs (default) or word pieces (the only kind of bert)"
+    )
+    parser.add_argument("--cased", action="store_true", help="bert only: keep capitals and accents")
     parser.add_argument(
         "--vocab-size", metavar="N", type=int, required=True, help="tokens in all, special ones included"
     )
@@ -47,8 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from vaswani_transformer.data.text_files import checked_path
-    from vaswani_transformer.models.tokenization_transformer import VaswaniTransformerTokenizer
 
+    if arguments.cased and arguments.family != "bert":
+        raise ValueError(f"--cased goes with --family bert only; got --family {arguments.family}")
+    if arguments.family == "bert" and arguments.kind == "bpe":
+        raise ValueError("--family bert must be of --kind wordpiece; got --kind bpe")
     out = Path(arguments.out)
     if (out / "tokenizer.json").exists() and not arguments.overwrite:
         raise ValueError(f"--out must hold no tokenizer yet; got {out}: take another folder, or --overwrite")
@@ -57,14 +70,22 @@ def run(arguments: argparse.Namespace) -> int:
     for path in arguments.files:
         checked_path(path)
     skipped = [0]
-    texts = _texts(arguments, skipped)
-    tokenizer = VaswaniTransformerTokenizer.train(
-        texts, vocab_size=arguments.vocab_size, kind=arguments.kind, min_frequency=arguments.min_frequency
-    )
+    tokenizer = _trained(arguments, _texts(arguments, skipped))
     tokenizer.save_pretrained(out)
     left_out = f", {skipped[0]} malformed lines skipped" if skipped[0] else ""
     print(f"{out}: {len(tokenizer)} tokens{left_out}")
     return 0
+
+
+def _trained(arguments: argparse.Namespace, texts):
+    settings = {"vocab_size": arguments.vocab_size, "min_frequency": arguments.min_frequency}
+    if arguments.family == "bert":
+        from vaswani_transformer.models.tokenization_bert import VaswaniBertTokenizer
+
+        return VaswaniBertTokenizer.train(texts, do_lower_case=not arguments.cased, **settings)
+    from vaswani_transformer.models.tokenization_transformer import VaswaniTransformerTokenizer
+
+    return VaswaniTransformerTokenizer.train(texts, kind=arguments.kind or "bpe", **settings)
 
 
 def _texts(arguments: argparse.Namespace, skipped: list[int]):

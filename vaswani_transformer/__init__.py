@@ -1,6 +1,7 @@
 """The original Transformer as first-class Hugging Face models; importing it registers the Auto classes."""
 
 from .models import (
+    VaswaniBertTokenizer,
     VaswaniTransformerConfig,
     VaswaniTransformerForConditionalGeneration,
     VaswaniTransformerModel,
@@ -13,6 +14,7 @@ register_pipelines()
 __version__ = "0.1.0"
 
 __all__ = [
+    "VaswaniBertTokenizer",
     "VaswaniTransformerConfig",
     "VaswaniTransformerForConditionalGeneration",
     "VaswaniTransformerModel",

@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoToken
 
 from .configuration_transformer import VaswaniTransformerConfig
 from .modeling_transformer import VaswaniTransformerForConditionalGeneration, VaswaniTransformerModel
+from .tokenization_bert import VaswaniBertTokenizer as VaswaniBertTokenizer
 from .tokenization_transformer import VaswaniTransformerTokenizer
 
 FAMILIES = {
