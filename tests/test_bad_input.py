@@ -9,18 +9,20 @@ import pytest
 import torch
 
 from vaswani_transformer import (
+    VaswaniBertTokenizer,
     VaswaniTransformerConfig,
     VaswaniTransformerForConditionalGeneration,
     VaswaniTransformerTokenizer,
 )
 from vaswani_transformer.checkpoints import average_checkpoints, last_checkpoints, read_state, save_checkpoint
+from vaswani_transformer.data.bert_pretraining import BertPretrainingData
 from vaswani_transformer.data.parallel_text import TranslationOptions, read_pairs
 from vaswani_transformer.data.token_batches import plan_batches, split_evenly
 from vaswani_transformer.data.translation import TranslationData, collate
 from vaswani_transformer.evaluation import translate, translation_scores
 from vaswani_transformer.families import build_model, family_of
 from vaswani_transformer.optim import EMA, build_optimizer, learning_rate
-from vaswani_transformer.recipe import OptimizerSection, Recipe, ScheduleSection, load_recipe
+from vaswani_transformer.recipe import BatchSection, OptimizerSection, Recipe, ScheduleSection, load_recipe
 from vaswani_transformer.run_log import RunLog
 from vaswani_transformer.train import train
 
@@ -69,6 +71,12 @@ class Scene:
         options = TranslationOptions(files={"train": self.aligned()})
         batch = {"source_tokens": 50, "target_tokens": 50} | batch
         return TranslationData.prepare(options, tokenizer, batch, seed=1, cache_dir=str(self.folder))
+
+    def documents(self, text: str = "a b.\n\nb a.\n", *, name: str = "text.txt", **options: Any) -> BertPretrainingData:
+        options = {"files": {"train": self.write(name, text)}} | options
+        tokenizer = VaswaniBertTokenizer.train(["a b."], vocab_size=20)
+        made = BertPretrainingData.Options.from_dict(options)
+        return BertPretrainingData.prepare(made, tokenizer, {"sequences": 2}, seed=1, cache_dir=str(self.folder))
 
     def build(self, section: dict[str, Any]) -> Any:
         return build_model(family_of(section), section, self.tokenizer)
@@ -253,6 +261,73 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
         lambda s: TranslationOptions(embedded="debian-en-de", source="en", target="en"),
         "must differ; got 'en' twice",
     ),
+    # The documents of BERT's pre-training.
+    "an unknown masking option": (
+        lambda s: s.documents(whole_word_masking=True),
+        "unknown recipe key 'data.whole_word_masking'; did you mean 'data.whole_word_mask'",
+    ),
+    "a masked share of one": (
+        lambda s: s.documents(masked_lm_prob=1.0),
+        r"masked_lm_prob must lie between 0 and 1; got .*1\.0",
+    ),
+    "no masks at all": (
+        lambda s: s.documents(max_predictions_per_seq=0),
+        "max_predictions_per_seq must be at least 1; got max_predictions_per_seq=0",
+    ),
+    "whole words of a tokenizer without pieces": (
+        lambda s: BertPretrainingData.prepare(
+            BertPretrainingData.Options(files={"train": s.write("a.txt", "a\n\nb\n")}, whole_word_mask=True),
+            VaswaniBertTokenizer({"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5}),
+            {"sequences": 2},
+            seed=1,
+        ),
+        "whole_word_mask needs a tokenizer that marks pieces.*got a VaswaniBertTokenizer without one",
+    ),
+    "documents without a sentence": (
+        lambda s: s.documents('{"text": " "}\n{"text": ""}\n', name="a.jsonl"),
+        "train text must hold at least one document with a sentence; got none, left_out={'empty': 2",
+    ),
+    "an empty corpus": (lambda s: s.documents(""), "at least one document with a sentence; got none"),
+    "one document where another is needed": (
+        lambda s: s.documents("a b.\nb a.\n"),
+        "at least two documents for next_sentence.*got 1 document",
+    ),
+    "a sequence too short for a pair": (
+        lambda s: s.documents(max_seq_length=4),
+        "max_seq_length must be at least 5; got max_seq_length=4",
+    ),
+    "a malformed line of documents": (
+        lambda s: s.documents('{"text": "a"}\n{"text": "b"\n', name="a.jsonl"),
+        r"a\.jsonl:2: malformed line: no JSON",
+    ),
+    "a document without the text field": (
+        lambda s: s.documents('{"text": "a"}\n{"body": "b"}\n', name="a.jsonl"),
+        r"a\.jsonl:2: malformed line: nothing where text is due in column 'text' \(columns: body\)",
+    ),
+    "short pairs where there are none": (
+        lambda s: s.documents(next_sentence=False, short_seq_prob=0.1),
+        "short_seq_prob goes with next_sentence=true only.*got short_seq_prob=0.1",
+    ),
+    "documents in a table": (lambda s: s.documents(name="a.tsv"), r"must be text, \.jsonl or \.parquet; got .*a\.tsv"),
+    "documents without training text": (
+        lambda s: s.documents(files={"validation": "a.txt"}),
+        "data.files must name train; got validation",
+    ),
+    "a translation batch for documents": (
+        lambda s: BertPretrainingData.prepare(
+            BertPretrainingData.Options(files={"train": s.write("a.txt", "a\n\nb\n")}),
+            VaswaniBertTokenizer.train(["a b."], vocab_size=20),
+            BatchSection(source_tokens=9, target_tokens=9),
+            seed=1,
+            cache_dir=str(s.folder),
+        ),
+        "batch.sequences must be a whole number of at least 1; got sequences=None",
+    ),
+    "sequences beside tokens in a batch": (
+        lambda s: s.recipe(batch={"source_tokens": 9, "target_tokens": 9, "sequences": 2}),
+        r"or sequences \(bert\); got source_tokens and target_tokens and sequences",
+    ),
+    "a batch of nothing": (lambda s: s.recipe(batch={"accumulation": 2}), "got none of them"),
     # The batches.
     "a collated id outside the vocabulary": (
         lambda s: collate([rows([3, 1])], [rows([5000, 1])], tokenizer=s.tokenizer),

@@ -19,20 +19,35 @@ TOKENIZER_KEYS = ("kind", "vocab_size", "min_frequency", "from")
 
 @dataclass(frozen=True)
 class BatchSection:
-    """How much one update of the whole world sees: real tokens, padding not counted (section 5.1 of the paper).
+    """How much one update of the whole world sees, over all processes and accumulation steps.
 
     Args:
-        source_tokens: most source tokens of one update, over all processes and accumulation steps.
+        source_tokens: translation: most real source tokens, padding not counted (section 5.1 of the paper).
         target_tokens: the same for target tokens.
+        sequences: BERT: examples, the paper's 256 (section A.2 of Devlin et al. 2018).
         accumulation: micro batches each process splits its share into; memory falls, the gradient stays the same.
+
+    Raises:
+        ValueError: neither both token counts nor sequences, or something of both.
     """
 
-    source_tokens: int
-    target_tokens: int
+    source_tokens: int | None = None
+    target_tokens: int | None = None
+    sequences: int | None = None
     accumulation: int = 1
 
     def __post_init__(self) -> None:
-        at_least(1, source_tokens=self.source_tokens, target_tokens=self.target_tokens, accumulation=self.accumulation)
+        at_least(1, source_tokens=self.source_tokens, target_tokens=self.target_tokens, sequences=self.sequences)
+        at_least(1, accumulation=self.accumulation)
+        given = [key for key in ("source_tokens", "target_tokens", "sequences") if getattr(self, key) is not None]
+        if not given or ("sequences" in given and len(given) > 1):
+            raise ValueError(
+                "batch needs source_tokens and target_tokens (transformer), or sequences (bert); "
+                f"got {' and '.join(given) or 'none of them'}"
+            )
+        for key in ("source_tokens", "target_tokens") if given != ["sequences"] else ():
+            if key not in given:
+                raise ValueError(f"recipe key batch.{key} is required and missing")
 
 
 @dataclass(frozen=True)

@@ -91,10 +91,10 @@ class TranslationData:
     ) -> None:
         self.options, self.tokenizer, self.seed, self.cache_dir = options, tokenizer, seed, cache_dir
         self.source_tokens, self.target_tokens_per_update = (
-            _setting(batch, "source_tokens"),
-            _setting(batch, "target_tokens"),
+            batch_setting(batch, "source_tokens"),
+            batch_setting(batch, "target_tokens"),
         )
-        self.accumulation = _setting(batch, "accumulation", 1)
+        self.accumulation = batch_setting(batch, "accumulation", 1)
         self.counts: dict[str, dict[str, int]] = {}
         self._splits: dict[str, _Split] = {}
         identity = tokenizer_fingerprint(tokenizer)
@@ -316,7 +316,8 @@ def _encode(texts: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> 
     return {"source": tokenizer(texts["source"], **settings)["input_ids"], "target": target["input_ids"]}
 
 
-def _setting(batch: Any, name: str, default: int | None = None) -> int:
+def batch_setting(batch: Any, name: str, default: int | None = None) -> int:
+    """Returns one number of the recipe's `batch` section, a mapping or an object; ValueError where it is none."""
     value = batch.get(name, default) if isinstance(batch, Mapping) else getattr(batch, name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"batch.{name} must be a whole number of at least 1; got {name}={value!r}")
@@ -365,11 +366,11 @@ def _tokenizer_of(section: Mapping[str, Any], pairs: Pairs, cache_dir: str | Non
     if not folder.exists():
         logger.info("training a %s tokenizer on %d pairs", settings["kind"], pairs.counts["kept"])
         trained = VaswaniTransformerTokenizer.train(_texts_of(pairs.dataset), **settings)
-        _move_into_place(trained, folder)
+        move_into_place(trained, folder)
     return VaswaniTransformerTokenizer.from_pretrained(folder)
 
 
-def _move_into_place(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def move_into_place(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Saves under a name of its own, then renames: another process may be doing the same, and the first one wins."""
     staged = tempfile.mkdtemp(dir=folder.parent, prefix="tokenizer-", suffix=".partial")
     try:

@@ -1,4 +1,4 @@
-"""The tokenizer of BERT (section 3 of Devlin et al. 2018; word pieces of Wu et al. 2016), with the ids of Google's code.
+"""BERT's tokenizer (section 3 of Devlin et al. 2018, word pieces of Wu et al. 2016), with the ids of Google's code.
 
 That code, tokenization.py, is a BasicTokenizer (words) before a WordpieceTokenizer (longest match first in a word).
 """
