@@ -166,7 +166,8 @@ class BertPretrainingData:
     def epoch(self, number: int) -> Sequence[np.ndarray]:
         """Returns the world's batches of one epoch: a pure function of text, seed and number, each example in one.
 
-        Its examples are planned on disk first; those of the epoch before the last are taken off it.
+        Its examples are planned on disk first; those of the epoch before the last are taken off it, but for the very
+        first: a run that goes on later counts them.
 
         Args:
             number: of the epoch, from 0.
@@ -175,7 +176,7 @@ class BertPretrainingData:
             Arrays of example numbers, one an update. A number says its epoch too: that decides its text and masks.
         """
         train = self._splits["train"]
-        if not self.options.dupe_factor and number > 1:
+        if not self.options.dupe_factor and number > 2:
             _unlink(train.path(self._key(number - 2)))
         examples = len(train.plan(self._key(number)))
         return EpochPlan(number, ShuffledOrder(examples, [self.seed, number, ORDER]), self.sequences)
