@@ -1,6 +1,15 @@
-"""The original Transformer as first-class Hugging Face models; importing it registers the Auto classes."""
+"""The original Transformer and BERT as first-class Hugging Face models; importing it registers the Auto classes."""
 
 from .models import (
+    VaswaniBertConfig,
+    VaswaniBertForMaskedLM,
+    VaswaniBertForMultipleChoice,
+    VaswaniBertForNextSentencePrediction,
+    VaswaniBertForPreTraining,
+    VaswaniBertForQuestionAnswering,
+    VaswaniBertForSequenceClassification,
+    VaswaniBertForTokenClassification,
+    VaswaniBertModel,
     VaswaniBertTokenizer,
     VaswaniTransformerConfig,
     VaswaniTransformerForConditionalGeneration,
@@ -14,6 +23,15 @@ register_pipelines()
 __version__ = "0.1.0"
 
 __all__ = [
+    "VaswaniBertConfig",
+    "VaswaniBertForMaskedLM",
+    "VaswaniBertForMultipleChoice",
+    "VaswaniBertForNextSentencePrediction",
+    "VaswaniBertForPreTraining",
+    "VaswaniBertForQuestionAnswering",
+    "VaswaniBertForSequenceClassification",
+    "VaswaniBertForTokenClassification",
+    "VaswaniBertModel",
     "VaswaniBertTokenizer",
     "VaswaniTransformerConfig",
     "VaswaniTransformerForConditionalGeneration",

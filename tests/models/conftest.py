@@ -5,14 +5,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from vaswani_transformer import VaswaniTransformerConfig, VaswaniTransformerForConditionalGeneration
+import vaswani_transformer
+from vaswani_transformer import VaswaniBertConfig, VaswaniTransformerConfig, VaswaniTransformerForConditionalGeneration
 
 SIZES = {"vocab_size": 29, "d_model": 16, "d_ff": 24, "num_heads": 4, "num_encoder_layers": 2, "num_decoder_layers": 2}
+BERT_SIZES = {"vocab_size": 37, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4}
+BERT_SIZES |= {"num_hidden_layers": 2, "max_position_embeddings": 40}
 MakeModel = Callable[..., VaswaniTransformerForConditionalGeneration]
 
 
@@ -38,6 +42,33 @@ def batch() -> dict[str, Tensor]:
     source = torch.tensor([[3, 4, 5, 6, 7, 1], [8, 9, 10, 1, 0, 0], [11, 1, 0, 0, 0, 0]])
     labels = torch.tensor([[12, 13, 14, 1, -100], [15, 1, -100, -100, -100], [16, 17, 18, 19, 1]])
     return {"input_ids": source, "attention_mask": source.ne(0).long(), "labels": labels}
+
+
+@pytest.fixture
+def make_bert() -> Callable[..., Any]:
+    """Builds a toy BERT in eval mode, named by its head ("Model", "ForMaskedLM"), whose every weight is random."""
+
+    def make(head: str = "Model", seed: int = 0, **fields) -> Any:
+        torch.manual_seed(seed)
+        attention = fields.pop("attn_implementation", None)
+        model = getattr(vaswani_transformer, f"VaswaniBert{head}")(VaswaniBertConfig(**{**BERT_SIZES, **fields}))
+        with torch.no_grad():
+            for parameter in model.parameters():  # far from zero, so that the layers matter
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        if attention is not None:
+            model.config._attn_implementation = attention  # unasked whether its kernels are installed
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def texts() -> dict[str, Tensor]:
+    """Four texts of 9, 5, 1 and 7 tokens, padded on the right; the ids fit a vocabulary of 37, 0 is padding."""
+    torch.manual_seed(11)
+    ids, lengths = torch.randint(1, 37, (4, 9)), torch.tensor([9, 5, 1, 7])
+    mask = (torch.arange(9) < lengths.unsqueeze(1)).long()
+    return {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": torch.randint(0, 2, (4, 9)) * mask}
 
 
 @pytest.fixture

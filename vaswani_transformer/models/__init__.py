@@ -4,14 +4,47 @@ Registered "for an Auto class", a model's `save_pretrained` (also the Trainer's,
 beside its weights, so that any saved folder loads where this package is not installed, with `trust_remote_code=True`.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForNextSentencePrediction,
+    AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
+from .configuration_bert import VaswaniBertConfig
 from .configuration_transformer import VaswaniTransformerConfig
+from .modeling_bert import (
+    VaswaniBertForMaskedLM,
+    VaswaniBertForMultipleChoice,
+    VaswaniBertForNextSentencePrediction,
+    VaswaniBertForPreTraining,
+    VaswaniBertForQuestionAnswering,
+    VaswaniBertForSequenceClassification,
+    VaswaniBertForTokenClassification,
+    VaswaniBertModel,
+)
 from .modeling_transformer import VaswaniTransformerForConditionalGeneration, VaswaniTransformerModel
 from .tokenization_bert import VaswaniBertTokenizer as VaswaniBertTokenizer
 from .tokenization_transformer import VaswaniTransformerTokenizer
 
 FAMILIES = {
+    VaswaniBertConfig: {
+        AutoModel: VaswaniBertModel,
+        AutoModelForPreTraining: VaswaniBertForPreTraining,
+        AutoModelForMaskedLM: VaswaniBertForMaskedLM,
+        AutoModelForNextSentencePrediction: VaswaniBertForNextSentencePrediction,
+        AutoModelForSequenceClassification: VaswaniBertForSequenceClassification,
+        AutoModelForTokenClassification: VaswaniBertForTokenClassification,
+        AutoModelForQuestionAnswering: VaswaniBertForQuestionAnswering,
+        AutoModelForMultipleChoice: VaswaniBertForMultipleChoice,
+    },
     VaswaniTransformerConfig: {
         AutoModel: VaswaniTransformerModel,
         AutoModelForSeq2SeqLM: VaswaniTransformerForConditionalGeneration,
