@@ -84,7 +84,8 @@ def test_the_place_of_another_models_code_is_not_kept(tmp_path) -> None:
 
 
 def test_saving_and_loading_keeps_every_field(tmp_path) -> None:
-    config = Config(hidden_size=24, num_attention_heads=3, hidden_act="relu", classifier_dropout=0.3, num_labels=7)
+    fields: dict[str, Any] = {"hidden_act": "relu", "classifier_dropout": 0.3, "num_labels": 7}
+    config = Config(hidden_size=24, num_attention_heads=3, **fields)
     config.save_pretrained(tmp_path)
     again = Config.from_pretrained(tmp_path)
     ignored = {"transformers_version"}
@@ -94,4 +95,5 @@ def test_saving_and_loading_keeps_every_field(tmp_path) -> None:
 
 
 def test_the_ids_of_other_special_tokens_are_no_misspellings() -> None:
-    assert Config(mask_token_id=4, sep_token_id=3, cls_token_id=2).mask_token_id == 4
+    fields: dict[str, Any] = {"mask_token_id": 4, "sep_token_id": 3, "cls_token_id": 2}
+    assert Config(**fields).mask_token_id == 4

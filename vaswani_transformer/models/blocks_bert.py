@@ -86,11 +86,14 @@ class BertSelfAttention(nn.Module):
         Returns:
             Heads side by side [B, T, D], and the attention weights where the implementation gives them.
         """
-        heads = [split_heads(linear(x_BTD), self.head_size) for linear in (self.query, self.key, self.value)]
-        implementation, rate = self.config._attn_implementation or "eager", self.config.attention_probs_dropout_prob
+        query, key, value = (
+            split_heads(linear(x_BTD), self.head_size) for linear in (self.query, self.key, self.value)
+        )
+        kwargs["implementation"] = self.config._attn_implementation or "eager"
+        kwargs["dropout"] = self.config.attention_probs_dropout_prob
         if packing is not None:
-            return attend_packed(self, *heads, packing, implementation=implementation, dropout=rate, **kwargs), None
-        return attend(self, *heads, mask, implementation=implementation, dropout=rate, **kwargs)
+            return attend_packed(self, query, key, value, packing, **kwargs), None
+        return attend(self, query, key, value, mask, **kwargs)
 
 
 class BertResidual(nn.Module):

@@ -176,7 +176,7 @@ class VaswaniBertConfig(PreTrainedConfig):
         for name in RATES:
             value = getattr(self, name)
             absent = value is None and name == "classifier_dropout"
-            if not absent and not (_is_number(value) and 0 <= value < 1):
+            if not absent and not _is_rate(value):
                 raise ValueError(f"{name} must be a number in [0, 1); got {name}={value!r}")
         for name in ("layer_norm_eps", "initializer_range"):
             value = getattr(self, name)
@@ -231,6 +231,10 @@ def _ours(fields: dict[str, Any], *, keep_type: bool = True) -> dict[str, Any]:
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_rate(value: object) -> bool:
+    return _is_number(value) and 0 <= value < 1  # type: ignore[operator]
 
 
 def _is_number(value: object) -> bool:

@@ -204,7 +204,7 @@ def value_loss(logits_QC: Tensor, labels: Tensor, problem: str, num_items: int |
     return divided((losses * labelled).sum(), labelled, num_items)
 
 
-def problem_of(config: Any, labels: Tensor) -> str:
+def problem_of(config: Any, labels: Tensor) -> Any:
     """The kind of problem, as transformers guesses it from the number of classes and the labels' type."""
     if config.problem_type is not None:
         return config.problem_type
@@ -242,6 +242,6 @@ def span_loss(
             at = logits_BS.detach().gather(1, positions.clamp(min=0).unsqueeze(1)).squeeze(1)
             if bool(((at == PADDING_LOGIT) & (positions != IGNORED)).any()):
                 raise ValueError(
-                    f"{name} must be a token of the text or {IGNORED} for none; got padding in {positions}"
+                    f"{name} must be a token of the text or {IGNORED} for none; got padding in {positions.tolist()}"
                 )
     return (losses[0] + losses[1]) / 2

@@ -2,7 +2,7 @@
 
 # B batch   S length   N real tokens   Q sequences   C classes   D hidden size   V vocabulary
 
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -85,7 +85,7 @@ class VaswaniBertModel(VaswaniBertPreTrainedModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         padded_output: bool = True,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> VaswaniBertModelOutput:
         """Encodes texts.
 
@@ -185,7 +185,7 @@ class VaswaniBertForPreTraining(MaskedWordsModel):
         num_items_in_batch: Count = None,
         num_sequences_in_batch: Count = None,
         return_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> VaswaniBertForPreTrainingOutput:
         """Losses, or logits, of both tasks; the arguments of `VaswaniBertModel.forward`, and:
 
@@ -248,7 +248,7 @@ class VaswaniBertForMaskedLM(MaskedWordsModel):
         labels: Tensor | None = None,
         num_items_in_batch: Count = None,
         return_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> VaswaniBertMaskedLMOutput:
         """Loss or logits of masked words; `labels` and what follows it as for `VaswaniBertForPreTraining`."""
         outputs = self.bert(
@@ -284,7 +284,7 @@ class VaswaniBertForNextSentencePrediction(VaswaniBertPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Count = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> NextSentencePredictorOutput:
         """[Q, 2] logits, the first for "is next", and the loss of `labels` [Q], 0 for "is next", -100 for none."""
         outputs = self.bert(
@@ -305,10 +305,10 @@ class ClassifierModel(VaswaniBertPreTrainedModel):
         pooled: whether it reads each sequence's pooled first token.
     """
 
-    def __init__(self, config: VaswaniBertConfig, classes: int, *, pooled: bool) -> None:
+    def __init__(self, config: VaswaniBertConfig, classes: int | None, *, pooled: bool) -> None:
         super().__init__(config)
         self.bert = VaswaniBertModel(config, add_pooling_layer=pooled)
-        self.classifier = nn.Linear(config.hidden_size, classes)
+        self.classifier = nn.Linear(config.hidden_size, classes)  # type: ignore[arg-type]
         self.post_init()
 
     def _classify(self, x: Tensor) -> Tensor:
@@ -337,7 +337,7 @@ class VaswaniBertForSequenceClassification(ClassifierModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Count = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """[Q, C] logits and the loss of labels; the arguments of `VaswaniBertModel.forward`, and:
 
@@ -381,7 +381,7 @@ class VaswaniBertForMultipleChoice(ClassifierModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Count = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> MultipleChoiceModelOutput:
         """[B, choices] logits and the loss of `labels` [B]; inputs are [B, choices, S], not packed."""
         given = inputs_embeds if input_ids is None else input_ids
@@ -417,7 +417,7 @@ class VaswaniBertForTokenClassification(ClassifierModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Count = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> TokenClassifierOutput:
         """[B, S, C] logits and the loss of `labels` [B, S], -100 for none; what stands at padding is not counted."""
         outputs = self.bert(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
@@ -455,7 +455,7 @@ class VaswaniBertForQuestionAnswering(VaswaniBertPreTrainedModel):
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
         num_items_in_batch: Count = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> QuestionAnsweringModelOutput:
         """[B, S] logits of start and end and the loss of a span; the arguments of `VaswaniBertModel.forward`, and:
 

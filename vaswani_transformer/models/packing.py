@@ -150,17 +150,16 @@ def attend_packed(
     Returns:
         [1, N, H * K].
     """
-    heads = (query_1HNK, key_1HNK, value_1HNK)
-    options: dict[str, Any] = {"implementation": implementation, "dropout": dropout, **kwargs}
+    kwargs |= {"implementation": implementation, "dropout": dropout}
     if varlen(implementation):
         starts, longest = packing.starts, packing.longest
-        options |= {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
-        return attend(module, *heads, None, **options)[0]
+        kwargs |= {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
+        return attend(module, query_1HNK, key_1HNK, value_1HNK, None, **kwargs)[0]
     if packing.lengths is not None:
-        parts = zip(*(x.split(packing.lengths, dim=2) for x in heads), strict=True)
-        return torch.cat([attend(module, *part, None, **options)[0] for part in parts], dim=1)
-    rows = [_side_by_side(x_1HNK, packing) for x_1HNK in heads]
-    out_QLD = attend(module, *rows, packing.keys_Q11L, **options)[0]
+        parts = zip(*(x.split(packing.lengths, dim=2) for x in (query_1HNK, key_1HNK, value_1HNK)), strict=True)
+        return torch.cat([attend(module, q, k, v, None, **kwargs)[0] for q, k, v in parts], dim=1)
+    query, key, value = (_side_by_side(x_1HNK, packing) for x_1HNK in (query_1HNK, key_1HNK, value_1HNK))
+    out_QLD = attend(module, query, key, value, packing.keys_Q11L, **kwargs)[0]
     assert packing.spread_N is not None
     return out_QLD.flatten(0, 1).index_select(0, packing.spread_N).unsqueeze(0)
 
