@@ -92,7 +92,7 @@ def attend(
     rate = dropout if module.training else 0.0
     if implementation == "sdpa" and rate and query_BHTK.device.type == "cpu" and not torch.compiler.is_compiling():
         # With dropout torch's own leaves its fast path on a CPU, and draws one number a weight: a quarter slower.
-        out = eager_attention(module, query_BHTK, key_BHSK, value_BHSW, _added(mask, query_BHTK), K**-0.5, rate)[0]
+        out = eager_attention(module, query_BHTK, key_BHSK, value_BHSW, added_mask(mask, query_BHTK), K**-0.5, rate)[0]
         return out.reshape(rows, T, -1), None
     out, weights = function(module, query_BHTK, key_BHSK, value_BHSW, mask, dropout=rate, scaling=K**-0.5, **kwargs)
     if folded and weights is not None:
@@ -100,12 +100,11 @@ def attend(
     return out.reshape(rows, T, -1), weights
 
 
-def _added(mask: Tensor | None, scores_like: Tensor) -> Tensor | None:
-    """A mask as what is added to the scores; True = may attend in a boolean one."""
+def added_mask(mask: Tensor | None, query: Tensor) -> Tensor | None:
+    """A mask as `eager_attention` adds it to the scores of queries; in a boolean one, True = may attend."""
     if mask is None or mask.dtype != torch.bool:
         return mask
-    lowest = torch.finfo(scores_like.dtype).min
-    return torch.zeros(mask.shape, dtype=scores_like.dtype).masked_fill_(~mask, lowest)
+    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
 
 
 def bidirectional_mask(config: Any, queries_BTD: Tensor, mask_BS: Tensor | None, keys_BSD: Tensor | None = None) -> Any:

@@ -115,6 +115,8 @@ class VaswaniBertModel(VaswaniBertPreTrainedModel):
         if position_ids is None:
             position_ids = restarted(shape, starts, device)
         limit = self.config.max_position_embeddings
+        if packed_ids is None and starts is None and shape[1] > limit:
+            raise ValueError(f"a text must fit max_position_embeddings={limit}; got {shape[1]} tokens")
         check_range(position_ids, limit, "position_ids", "max_position_embeddings")
         implementation = self.config._attn_implementation or "eager"
         packing = None
@@ -126,7 +128,6 @@ class VaswaniBertModel(VaswaniBertPreTrainedModel):
                 position_ids=packed_ids,
                 starts=starts,
                 implementation=implementation,
-                dtype=self.dtype,
             )
         embedded = (input_ids, token_type_ids, position_ids.expand(shape), inputs_embeds)
         if packing is not None and self._unpads(implementation, kwargs):

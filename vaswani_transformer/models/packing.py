@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
 
-from .attention import attend, bidirectional_mask
+from .attention import added_mask, attend, bidirectional_mask
 
 
 class Packing(NamedTuple):
@@ -21,7 +21,7 @@ class Packing(NamedTuple):
         longest: L.
         lengths: tokens of each sequence, where each is attended on its own.
         spread_N: each token's place in Q rows of L, where sequences are attended side by side.
-        keys_Q11L: added to those rows' scores, 0 at tokens and the type's smallest number behind them.
+        keys_Q11L: the mask of those rows, true at tokens.
     """
 
     places_N: Tensor | None
@@ -56,7 +56,6 @@ def pack_batch(
     position_ids: Tensor | None,
     starts: Tensor | None,
     implementation: str,
-    dtype: torch.dtype,
 ) -> Packing | None:
     """Finds the real tokens and the sequences of a batch; None where it has neither padding nor packed sequences.
 
@@ -69,7 +68,6 @@ def pack_batch(
         position_ids: [B, S] as the caller gave them: a 0 starts a sequence. None where the caller gave none.
         starts: [Q + 1] `cu_seq_lens` of the caller over all B * S tokens, in place of `position_ids`.
         implementation: the attention implementation that is to run.
-        dtype: of the scores.
 
     Raises:
         ValueError: `starts` together with padding, or (on the CPU) `starts` that do not run from 0 to B * S.
@@ -93,7 +91,7 @@ def pack_batch(
         starts = nn.functional.pad(first_N.nonzero().squeeze(1), (0, 1), value=len(first_N))
     if places_N is None and len(starts) == shape[0] + 1 and bool((starts.diff() == shape[1]).all()):
         return None
-    return _prepared(places_N, starts.to(device=device, dtype=torch.int32), implementation, dtype)
+    return _prepared(places_N, starts.to(device=device, dtype=torch.int32), implementation)
 
 
 def _check_starts(starts: Tensor, shape: tuple[int, int], *, padding: bool) -> None:
@@ -107,7 +105,7 @@ def _check_starts(starts: Tensor, shape: tuple[int, int], *, padding: bool) -> N
         raise ValueError(f"cu_seq_lens_q must rise from 0 to the batch's {total} tokens; got {starts.tolist()}")
 
 
-def _prepared(places_N: Tensor | None, starts: Tensor, implementation: str, dtype: torch.dtype) -> Packing:
+def _prepared(places_N: Tensor | None, starts: Tensor, implementation: str) -> Packing:
     lengths = starts.diff()
     longest = int(lengths.max())
     if varlen(implementation):
@@ -115,10 +113,8 @@ def _prepared(places_N: Tensor | None, starts: Tensor, implementation: str, dtyp
     if starts.device.type == "cpu":
         return Packing(places_N, starts, longest, lengths=lengths.tolist())
     inside_QL = torch.arange(longest, device=starts.device) < lengths.unsqueeze(1)
-    keys_QL = torch.zeros(inside_QL.shape, dtype=dtype, device=starts.device)
-    keys_QL.masked_fill_(~inside_QL, torch.finfo(dtype).min)
     spread_N = inside_QL.flatten().nonzero().squeeze(1)
-    return Packing(places_N, starts, longest, spread_N=spread_N, keys_Q11L=keys_QL[:, None, None])
+    return Packing(places_N, starts, longest, spread_N=spread_N, keys_Q11L=inside_QL[:, None, None])
 
 
 def attend_packed(
@@ -159,7 +155,8 @@ def attend_packed(
         parts = zip(*(x.split(packing.lengths, dim=2) for x in (query_1HNK, key_1HNK, value_1HNK)), strict=True)
         return torch.cat([attend(module, q, k, v, None, **kwargs)[0] for q, k, v in parts], dim=1)
     query, key, value = (_side_by_side(x_1HNK, packing) for x_1HNK in (query_1HNK, key_1HNK, value_1HNK))
-    out_QLD = attend(module, query, key, value, packing.keys_Q11L, **kwargs)[0]
+    mask = packing.keys_Q11L if implementation != "eager" else added_mask(packing.keys_Q11L, query)
+    out_QLD = attend(module, query, key, value, mask, **kwargs)[0]
     assert packing.spread_N is not None
     return out_QLD.flatten(0, 1).index_select(0, packing.spread_N).unsqueeze(0)
 
