@@ -674,3 +674,23 @@ def test_setting_the_source_embedding_of_an_untied_model_leaves_the_targets(make
     model.set_input_embeddings(new)
     assert model.get_input_embeddings() is new
     assert model.model.decoder.embed_tokens is target
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_dropout_lets_no_target_see_the_future(make_model, batch, attention, padded) -> None:
+    model = make_model(attention_dropout=0.3)
+    model.set_attn_implementation(attention)
+    model.train()
+    target = torch.tensor([[0, 12, 13, 14], [0, 15, 16, 17], [0, 18, 19, 20]])
+    changed = target.clone()
+    changed[:, -1] = 21
+    mask = torch.ones_like(target)
+    mask[0, 1] = 0 if padded else 1
+    states = []
+    for ids in (target, changed):
+        torch.manual_seed(3)
+        inputs = {"decoder_input_ids": ids, "decoder_attention_mask": mask if padded else None}
+        states.append(model.model(batch["input_ids"], batch["attention_mask"], **inputs).last_hidden_state)
+    torch.testing.assert_close(states[0][:, :-1], states[1][:, :-1], rtol=0, atol=1e-6)
+    assert not torch.allclose(states[0][:, -1], states[1][:, -1])

@@ -31,7 +31,7 @@ from .modeling_bert import (
     VaswaniBertModel,
 )
 from .modeling_transformer import VaswaniTransformerForConditionalGeneration, VaswaniTransformerModel
-from .tokenization_bert import VaswaniBertTokenizer as VaswaniBertTokenizer
+from .tokenization_bert import VaswaniBertTokenizer
 from .tokenization_transformer import VaswaniTransformerTokenizer
 
 FAMILIES = {
@@ -50,7 +50,8 @@ FAMILIES = {
         AutoModelForSeq2SeqLM: VaswaniTransformerForConditionalGeneration,
     },
 }
-TOKENIZERS = {VaswaniTransformerConfig: VaswaniTransformerTokenizer}  # saved as stock tokenizers: no code travels
+# Saved as stock tokenizers: no code travels.
+TOKENIZERS = {VaswaniBertConfig: VaswaniBertTokenizer, VaswaniTransformerConfig: VaswaniTransformerTokenizer}
 
 for _config, _classes in FAMILIES.items():
     AutoConfig.register(_config.model_type, _config, exist_ok=True)

@@ -90,7 +90,9 @@ def attend(
             mask = mask.repeat(1, 1, rows // B, 1)
     function = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
     rate = dropout if module.training else 0.0
-    if implementation == "sdpa" and rate and query_BHTK.device.type == "cpu" and not torch.compiler.is_compiling():
+    masked = mask is not None or not module.is_causal  # without a mask the causal one is left to sdpa itself
+    on_cpu = query_BHTK.device.type == "cpu" and not torch.compiler.is_compiling()
+    if implementation == "sdpa" and rate and masked and on_cpu:
         # With dropout torch's own leaves its fast path on a CPU, and draws one number a weight: a quarter slower.
         out = eager_attention(module, query_BHTK, key_BHSK, value_BHSW, added_mask(mask, query_BHTK), K**-0.5, rate)[0]
         return out.reshape(rows, T, -1), None
