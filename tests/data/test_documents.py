@@ -7,6 +7,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import datasets
 import pytest
@@ -21,7 +22,7 @@ TEXT = [["w0 w1", "w2"], ["w3", "w4 w5 w6"], ["w7"]]
 
 
 def load(folder: Path, *files: str | Path, tokenizer=None, **options) -> Documents:
-    values = {"files": {"train": [str(file) for file in files]}} if files else {}
+    values: dict[str, Any] = {"files": {"train": [str(file) for file in files]}} if files else {}
     made = BertPretrainingOptions(**(values | options))
     return load_documents(made, "train", tokenizer or counting_tokenizer(TEXT), cache_dir=str(folder / "cache"))
 
