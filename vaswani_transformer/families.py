@@ -8,9 +8,15 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from .data.bert_pretraining import BertPretrainingData
 from .data.translation import TranslationData
 from .evaluation.translation import bleu_metric
-from .models import VaswaniTransformerConfig, VaswaniTransformerForConditionalGeneration
+from .models import (
+    VaswaniBertConfig,
+    VaswaniBertForPreTraining,
+    VaswaniTransformerConfig,
+    VaswaniTransformerForConditionalGeneration,
+)
 from .sections import unknown_name
 
 OWN_KEYS = ("family", "preset", "from")  # of the `model` section; all others are fields of the configuration
@@ -35,6 +41,7 @@ class Family:
 
 
 FAMILIES = {
+    "bert": Family(VaswaniBertConfig, VaswaniBertForPreTraining, BertPretrainingData, {}),
     "transformer": Family(
         VaswaniTransformerConfig, VaswaniTransformerForConditionalGeneration, TranslationData, {"bleu": bleu_metric}
     ),
@@ -88,7 +95,8 @@ def build_model(
     _check_fields(family, fields)
     source = checkpoint or section.get("from")
     if source is None:
-        ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "eos", "unk")}
+        names = [f"{name}_token_id" for name in ("pad", "eos", "unk")]
+        ids = {name: getattr(tokenizer, name) for name in names if name in family.config.__dataclass_fields__}
         fields = {"vocab_size": len(tokenizer), **ids, **fields}
         config = family.config.preset(section["preset"], **fields) if "preset" in section else family.config(**fields)
         _check_vocabulary(config, tokenizer)
