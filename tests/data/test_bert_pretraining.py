@@ -195,7 +195,9 @@ def test_without_next_sentence_there_are_runs_and_no_label_of_pairs(files, folde
     part = made.micro_batches(made.epoch(0)[0], 1)[0]
     assert sorted(part) == ["attention_mask", "input_ids", "labels", "token_type_ids"]
     assert int(part["token_type_ids"].sum()) == 0
-    assert int(part["input_ids"].eq(made.tokenizer.sep_token_id or 0).sum()) == len(part["input_ids"])
+    sep_id = made.tokenizer.sep_token_id
+    assert isinstance(sep_id, int)
+    assert int(part["input_ids"].eq(sep_id).sum()) == len(part["input_ids"])
     tokens = sum(made.real_tokens(batch) - 2 * len(batch) for batch in made.epoch(0))
     assert tokens == made.counts["train"]["tokens"]
 

@@ -167,7 +167,7 @@ def sentence_splitter(language: str) -> Callable[[str], Iterable[str]]:
         ValueError: the library for it is not installed.
     """
     try:
-        from sentencex import segment  # pyright: ignore[reportMissingImports]
+        from sentencex import segment  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
     except ImportError as error:
         raise ValueError(
             "data.sentences=split needs the package sentencex: pip install 'vaswani-transformer[sentences]'; "

@@ -101,8 +101,9 @@ class PaperGenerationMixin(GenerationMixin):
         Returns:
             [B] sums of log-probabilities, not divided by any length penalty.
         """
-        decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        logits_BTV = self(input_ids, attention_mask, decoder_input_ids, use_cache=False).logits
+        model: Any = self
+        decoder_input_ids = model.prepare_decoder_input_ids_from_labels(labels)
+        logits_BTV = model(input_ids, attention_mask, decoder_input_ids, use_cache=False).logits
         ids_BT1 = labels.clamp(min=0).unsqueeze(-1)
         log_probabilities_BT = logits_BTV.float().log_softmax(-1).gather(-1, ids_BT1).squeeze(-1)
         return (log_probabilities_BT * labels.ne(-100)).sum(-1)
