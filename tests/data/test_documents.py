@@ -111,10 +111,10 @@ def test_a_paragraph_is_split_by_the_library(tmp_path, monkeypatch):
 
 def test_real_sentences_are_split_where_they_end(tmp_path):
     pytest.importorskip("sentencex", reason="splits sentences: needs sentencex, of the extra `sentences`")
-    words = ["mr", ".", "a", "b"]
-    (tmp_path / "a.txt").write_text("Mr. A b. B a.\n\nA.\n")
+    words = ["mr", ".", "bennet", "replied", "she", "laughed"]
+    (tmp_path / "a.txt").write_text("Mr. Bennet replied. She laughed.\n\nShe replied.\n")
     found = ids(load(tmp_path, tmp_path / "a.txt", sentences="split", tokenizer=counting_tokenizer([words])))
-    assert found == [[[0, 1, 2, 3, 1], [3, 2, 1]], [[2, 1]]]
+    assert found == [[[0, 1, 2, 3, 1], [4, 5, 1]], [[4, 3, 1]]]
 
 
 def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):
