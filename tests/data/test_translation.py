@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from vaswani_transformer.data import translation
 from vaswani_transformer.data.parallel_text import TranslationOptions
-from vaswani_transformer.data.translation import TokenTable, TranslationData, collate, tokenizer_fingerprint
+from vaswani_transformer.data.tokenizer_cache import tokenizer_fingerprint
+from vaswani_transformer.data.translation import TokenTable, TranslationData, collate
 from vaswani_transformer.models.tokenization_transformer import VaswaniTransformerTokenizer
 from vaswani_transformer.recipe import BatchSection
 

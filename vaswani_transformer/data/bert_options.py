@@ -1,7 +1,5 @@
 """The recipe's `data` section for BERT's pre-training, and the documents it names."""
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -16,7 +14,7 @@ from .document_sources import PlacedPieces, open_document_files, open_document_s
 from .documents import NOTES, Documents, read_sentences, sentence_splitter, write_documents
 from .parallel_text import cache_folder
 from .text_files import file_format
-from .translation import tokenizer_fingerprint
+from .tokenizer_cache import digest, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -183,8 +181,3 @@ def load_documents(
             "got 1 document: put blank lines between documents, or set data.next_sentence=false"
         )
     return documents
-
-
-def digest(values: Any) -> str:
-    """Returns a hash of plain values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

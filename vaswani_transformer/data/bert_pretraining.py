@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..models.tokenization_bert import CONTINUATION, VaswaniBertTokenizer
 from .bert_examples import EXAMPLE, ExampleRules, Key, mask, read_plan, sequence, write_plan
-from .bert_options import BertPretrainingOptions, digest, has_documents, load_documents, texts_of
+from .bert_options import BertPretrainingOptions, has_documents, load_documents, texts_of
 from .documents import Documents
 from .parallel_text import cache_folder
 from .shuffled_order import ShuffledOrder
 from .token_batches import pad, split_evenly
-from .translation import IGNORED, batch_setting, move_into_place, tokenizer_fingerprint
+from .tokenizer_cache import digest, load_tokenizer, move_into_place, tokenizer_fingerprint
+from .translation import IGNORED, batch_setting
 
 logger = logging.getLogger(__name__)
 
@@ -334,10 +335,7 @@ def _tokenizer_of(
 ) -> PreTrainedTokenizerBase:
     """Loads or trains the tokenizer that a recipe's section names."""
     if "from" in section:
-        try:
-            return AutoTokenizer.from_pretrained(section["from"])
-        except OSError as error:
-            raise ValueError(f"tokenizer.from must name a folder or Hub repository; got {section['from']!r}") from error
+        return load_tokenizer(section["from"])
     if section.get("kind") != "wordpiece" or "vocab_size" not in section:
         raise ValueError(f"a BERT tokenizer needs kind: wordpiece and vocab_size, or from; got {dict(section)}")
     settings = {key: section[key] for key in ("vocab_size", "min_frequency") if key in section}

@@ -2,25 +2,20 @@
 afresh for every epoch from the seed alone (section 5.1 of Vaswani et al. 2017).
 """
 
-import hashlib
-import json
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..models.tokenization_transformer import VaswaniTransformerTokenizer
 from .parallel_text import Pairs, TranslationOptions, cache_folder, has_split, load_pairs
 from .token_batches import pad, plan_batches, split_evenly
+from .tokenizer_cache import digest, load_tokenizer, move_into_place, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +97,7 @@ class TranslationData:
             self._splits[split] = self._tokenised(split, pairs, identity)
         key = [identity, {split: pairs.fingerprint for split, pairs in text.items()}]
         key += [options.max_tokens, options.max_length_ratio, options.length_groups]
-        self.fingerprint = _digest(key)
+        self.fingerprint = digest(key)
 
     @classmethod
     def prepare(
@@ -140,7 +135,7 @@ class TranslationData:
 
     def _tokenised(self, split: str, pairs: Pairs, identity: str) -> _Split:
         """Tokenises one split through datasets' cache and picks the pairs short enough."""
-        key = _digest([identity, pairs.fingerprint])
+        key = digest([identity, pairs.fingerprint])
         folder = cache_folder(self.cache_dir)
         tokens = pairs.dataset.map(
             _encode,
@@ -324,22 +319,6 @@ def batch_setting(batch: Any, name: str, default: int | None = None) -> int:
     return value
 
 
-def _digest(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Returns a hash of everything that decides how a tokenizer encodes."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        content = json.loads(backend.to_str())
-        content |= {"truncation": None, "padding": None}  # of the last call, not of the tokenizer
-    else:
-        content = json.dumps([type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())])
-    split = getattr(tokenizer, "split_special_tokens", False)
-    return _digest([content, split, tokenizer.pad_token_id, tokenizer.eos_token_id])
-
-
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Checks what training relies on: a padding token, and </s> after sources and targets."""
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
@@ -353,34 +332,18 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
 def _tokenizer_of(section: Mapping[str, Any], pairs: Pairs, cache_dir: str | None) -> PreTrainedTokenizerBase:
     """Loads or trains the tokenizer that a recipe's section names."""
     if "from" in section:
-        try:
-            return AutoTokenizer.from_pretrained(section["from"])
-        except OSError as error:
-            raise ValueError(f"tokenizer.from must name a folder or Hub repository; got {section['from']!r}") from error
+        return load_tokenizer(section["from"])
     missing = [key for key in ("kind", "vocab_size") if key not in section]
     if missing:
         raise ValueError(f"tokenizer needs kind and vocab_size, or from; got {dict(section)}")
     settings = {key: section[key] for key in ("kind", "vocab_size", "min_frequency") if key in section}
-    key = _digest([TOKENIZER_FORMAT, settings, pairs.fingerprint])
+    key = digest([TOKENIZER_FORMAT, settings, pairs.fingerprint])
     folder = cache_folder(cache_dir) / f"tokenizer-{key[:20]}"
     if not folder.exists():
         logger.info("training a %s tokenizer on %d pairs", settings["kind"], pairs.counts["kept"])
         trained = VaswaniTransformerTokenizer.train(_texts_of(pairs.dataset), **settings)
         move_into_place(trained, folder)
     return VaswaniTransformerTokenizer.from_pretrained(folder)
-
-
-def move_into_place(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Saves under a name of its own, then renames: another process may be doing the same, and the first one wins."""
-    staged = tempfile.mkdtemp(dir=folder.parent, prefix="tokenizer-", suffix=".partial")
-    try:
-        tokenizer.save_pretrained(staged)
-        os.rename(staged, folder)
-    except OSError:
-        if not folder.exists():
-            raise
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _texts_of(dataset: datasets.Dataset) -> Iterator[str]:

@@ -12,6 +12,7 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .layers import dropout as drop
+from .layers import on_eager_cpu
 
 
 def eager_attention(
@@ -91,8 +92,7 @@ def attend(
     function = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
     rate = dropout if module.training else 0.0
     masked = mask is not None or not module.is_causal  # without a mask the causal one is left to sdpa itself
-    on_cpu = query_BHTK.device.type == "cpu" and not torch.compiler.is_compiling()
-    if implementation == "sdpa" and rate and masked and on_cpu:
+    if implementation == "sdpa" and rate and masked and on_eager_cpu(query_BHTK):
         # With dropout torch's own leaves its fast path on a CPU, and draws one number a weight: a quarter slower.
         out = eager_attention(module, query_BHTK, key_BHSK, value_BHSW, added_mask(mask, query_BHTK), K**-0.5, rate)[0]
         return out.reshape(rows, T, -1), None

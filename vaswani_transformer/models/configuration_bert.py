@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
+from .field_checks import check_activation, check_rate, check_size, check_switch, check_token, is_number, nearest
+
 # Layers and hidden size of the published models; heads of 64 and a feed-forward network of four times the hidden size.
 PRESETS: dict[str, tuple[int, int]] = {
     "tiny": (2, 128),
@@ -120,7 +122,7 @@ class VaswaniBertConfig(PreTrainedConfig):
             ValueError: for a name that is not a preset.
         """
         if name not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}{_nearest(name, PRESETS)}")
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}{nearest(name, PRESETS)}")
         layers, size = PRESETS[name]
         fields = {
             "num_hidden_layers": layers,
@@ -165,44 +167,27 @@ class VaswaniBertConfig(PreTrainedConfig):
 
     def _check(self, extra: dict[str, Any]) -> None:
         for name in SIZES:
-            value = getattr(self, name)
-            if not _is_integer(value) or value < 1:
-                raise ValueError(f"{name} must be a positive integer; got {name}={value!r}")
+            check_size(name, getattr(self, name))
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 "hidden_size must be a multiple of num_attention_heads; "
                 f"got hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}"
             )
         for name in RATES:
-            value = getattr(self, name)
-            absent = value is None and name == "classifier_dropout"
-            if not absent and not _is_rate(value):
-                raise ValueError(f"{name} must be a number in [0, 1); got {name}={value!r}")
+            if name != "classifier_dropout" or self.classifier_dropout is not None:
+                check_rate(name, getattr(self, name))
         for name in ("layer_norm_eps", "initializer_range"):
             value = getattr(self, name)
-            if not _is_number(value) or value <= 0:
+            if not is_number(value) or value <= 0:
                 raise ValueError(f"{name} must be a number above 0; got {name}={value!r}")
-        self._check_tokens()
+        for name in TOKENS:
+            check_token(name, getattr(self, name), self.vocab_size)
         self._check_choices(extra)
 
-    def _check_tokens(self) -> None:
-        for name in TOKENS:
-            value = getattr(self, name)
-            for token in value if isinstance(value, list) else [value]:
-                if token is not None and not (_is_integer(token) and 0 <= token < self.vocab_size):
-                    raise ValueError(f"{name} must be in [0, vocab_size={self.vocab_size}); got {name}={value!r}")
-
     def _check_choices(self, extra: dict[str, Any]) -> None:
-        from transformers.activations import ACT2FN
-
-        if not isinstance(self.hidden_act, str) or self.hidden_act not in ACT2FN:
-            raise ValueError(
-                f"hidden_act must be a name in transformers' ACT2FN; got hidden_act={self.hidden_act!r}"
-                f"{_nearest(self.hidden_act, ACT2FN)}"
-            )
+        check_activation("hidden_act", self.hidden_act)
         for name in ("use_cache", "is_decoder", "add_cross_attention", "tie_word_embeddings"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false; got {name}={getattr(self, name)!r}")
+            check_switch(name, getattr(self, name))
         for name in ("is_decoder", "add_cross_attention"):
             if getattr(self, name):
                 raise ValueError(f"{name} must be false, BERT is an encoder; got {name}=True")
@@ -227,20 +212,3 @@ def _ours(fields: dict[str, Any], *, keep_type: bool = True) -> dict[str, Any]:
         fields.pop("model_type", None)
         fields.pop("transformers_version", None)
     return fields
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_rate(value: object) -> bool:
-    return _is_number(value) and 0 <= value < 1  # type: ignore[operator]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _nearest(name: object, choices) -> str:
-    match = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""

@@ -6,6 +6,17 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
+from .field_checks import (
+    check_activation,
+    check_rate,
+    check_size,
+    check_switch,
+    check_token,
+    is_integer,
+    is_number,
+    nearest,
+)
+
 # What the paper's tables change from the base model: Table 3 (rows A to E) and section 6.1 (big, big-en-fr).
 PRESETS: dict[str, dict[str, Any]] = {
     "base": {},
@@ -189,7 +200,7 @@ class VaswaniTransformerConfig(PreTrainedConfig):
             ValueError: for a name that is not a preset.
         """
         if name not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}{_nearest(name, PRESETS)}")
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}{nearest(name, PRESETS)}")
         return cls(**{**PRESETS[name], **overrides})
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "VaswaniTransformerConfig":
@@ -215,7 +226,7 @@ class VaswaniTransformerConfig(PreTrainedConfig):
 
     def _derive_head_sizes(self) -> None:
         for name in ("d_model", "num_heads"):
-            _check_size(name, getattr(self, name))
+            check_size(name, getattr(self, name))
         if self.d_k is None:
             if self.d_model % self.num_heads:
                 raise ValueError(
@@ -228,53 +239,25 @@ class VaswaniTransformerConfig(PreTrainedConfig):
 
     def _check(self) -> None:
         for name in SIZES:
-            _check_size(name, getattr(self, name))
+            check_size(name, getattr(self, name))
         for name in RATES:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-                raise ValueError(f"{name} must be a number in [0, 1); got {name}={value!r}")
+            check_rate(name, getattr(self, name))
         for name in SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be true or false; got {name}={getattr(self, name)!r}")
+            check_switch(name, getattr(self, name))
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(
-                    f"{name} must be one of {', '.join(choices)}; got {name}={value!r}{_nearest(value, choices)}"
+                    f"{name} must be one of {', '.join(choices)}; got {name}={value!r}{nearest(value, choices)}"
                 )
         for name in TOKENS:
-            value = getattr(self, name)
-            if value is not None and not (_is_integer(value) and 0 <= value < self.vocab_size):
-                raise ValueError(f"{name} must be in [0, vocab_size={self.vocab_size}); got {name}={value!r}")
-        if isinstance(self.layer_norm_eps, bool) or not isinstance(self.layer_norm_eps, (int, float)):
+            check_token(name, getattr(self, name), self.vocab_size)
+        if not is_number(self.layer_norm_eps):
             raise ValueError(f"layer_norm_eps must be a number; got layer_norm_eps={self.layer_norm_eps!r}")
         if self.layer_norm_eps <= 0:
             raise ValueError(f"layer_norm_eps must be above 0; got layer_norm_eps={self.layer_norm_eps}")
-        if not _is_integer(self.position_offset) or self.position_offset < 0:
+        if not is_integer(self.position_offset) or self.position_offset < 0:
             raise ValueError(f"position_offset must be 0 or more; got position_offset={self.position_offset!r}")
         if self.position_embedding == "sinusoidal" and self.d_model % 2:
             raise ValueError(f"d_model must be even for sinusoidal positions; got d_model={self.d_model}")
-        self._check_activation()
-
-    def _check_activation(self) -> None:
-        from transformers.activations import ACT2FN
-
-        if not isinstance(self.activation, str) or self.activation not in ACT2FN:
-            raise ValueError(
-                f"activation must be a name in transformers' ACT2FN; got activation={self.activation!r}"
-                f"{_nearest(self.activation, ACT2FN)}"
-            )
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check_size(name: str, value: object) -> None:
-    if not _is_integer(value) or value < 1:  # type: ignore[operator]
-        raise ValueError(f"{name} must be a positive integer; got {name}={value!r}")
-
-
-def _nearest(name: object, choices) -> str:
-    match = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
+        check_activation("activation", self.activation)

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOu
 from transformers.utils import ModelOutput
 
 from .configuration_bert import VaswaniBertConfig
-from .layers import OutputHead
+from .layers import OutputHead, on_eager_cpu
 
 IGNORED = -100  # the label of what has none
 PADDING_LOGIT = -1e4  # no share of a softmax, finite in every type; Google's code masks with it
@@ -121,18 +121,13 @@ class BertHeads(nn.Module):
             self.seq_relationship = nn.Linear(config.hidden_size, 2)
 
 
-def checks_values(x: Tensor) -> bool:
-    """Whether to look at values for mistakes: on the CPU, where it costs no wait, and not where code is compiled."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
 def check_range(values: Tensor, limit: int, name: str, limit_name: str, *, ignored: int | None = None) -> None:
     """Refuses numbers outside [0, limit), on the CPU in eager mode.
 
     Raises:
         ValueError: with the first such number.
     """
-    if not checks_values(values):
+    if not on_eager_cpu(values):
         return
     wrong = (values < 0) | (values >= limit)
     if ignored is not None:
@@ -198,7 +193,7 @@ def value_loss(logits_QC: Tensor, labels: Tensor, problem: str, num_items: int |
     if problem == "regression":
         losses = (logits - values).square()
     else:
-        if checks_values(values) and bool((labelled & ((values < 0) | (values > 1))).any()):
+        if on_eager_cpu(values) and bool((labelled & ((values < 0) | (values > 1))).any()):
             raise ValueError(f"labels must be in [0, 1] for {problem}; got {labels.flatten().tolist()}")
         losses = nn.functional.binary_cross_entropy_with_logits(logits, values, reduction="none")
     return divided((losses * labelled).sum(), labelled, num_items)
@@ -238,7 +233,7 @@ def span_loss(
     for name, logits_BS, positions in ends:
         positions = positions.flatten().to(logits_BS.device)
         losses.append(class_loss(logits_BS, positions, num_items, name=name, limit="length"))
-        if checks_values(positions):
+        if on_eager_cpu(positions):
             at = logits_BS.detach().gather(1, positions.clamp(min=0).unsqueeze(1)).squeeze(1)
             if bool(((at == PADDING_LOGIT) & (positions != IGNORED)).any()):
                 raise ValueError(

@@ -14,12 +14,19 @@ CHUNK_ELEMENTS = {"cpu": 1 << 21, "other": 1 << 27}
 COMPILED_CHUNKS = 8
 
 
+def on_eager_cpu(x: Tensor) -> bool:
+    """Whether code runs on the CPU uncompiled, where looking at values costs no wait and breaks no graph."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def check_token_ids(ids: Tensor, vocab_size: int, *, name: str = "token ids", ignored: int | None = None) -> None:
-    """Refuses ids outside the vocabulary, which on a GPU end in a device assertion.
+    """Refuses ids outside the vocabulary, on the CPU in eager mode; on a GPU they end in a device assertion.
 
     Raises:
         ValueError: with the first such id and its place.
     """
+    if not on_eager_cpu(ids):
+        return
     wrong = (ids < 0) | (ids >= vocab_size)
     if ignored is not None:
         wrong &= ids != ignored
@@ -70,7 +77,7 @@ def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
     """
     if not training or rate == 0.0:
         return x
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if not on_eager_cpu(x):
         return nn.functional.dropout(x, rate, training=True)
     dropped = min(round(rate * 65536), 65535)
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)  # all 64 bits

@@ -25,7 +25,7 @@ from .attention import bidirectional_mask, causal_mask
 from .blocks_transformer import DecoderLayer, EncoderLayer, MultiHeadAttention, PreNormDecoderLayer, PreNormEncoderLayer
 from .configuration_transformer import VaswaniTransformerConfig
 from .generation_transformer import PaperGenerationMixin, paper_generation_config
-from .layers import OutputHead, check_token_ids, cross_entropy, dropout, position_ids_from_mask, sinusoids
+from .layers import OutputHead, check_token_ids, cross_entropy, dropout, on_eager_cpu, position_ids_from_mask, sinusoids
 
 
 @dataclass
@@ -117,8 +117,7 @@ class TransformerStack(VaswaniTransformerPreTrainedModel):
             raise ValueError(f"{type(self).__name__} needs at least one position a row; got shape {tuple(given.shape)}")
         if inputs_embeds is not None:
             return inputs_embeds
-        if given.device.type == "cpu" and not torch.compiler.is_compiling():
-            check_token_ids(given, self.config.vocab_size)
+        check_token_ids(given, self.config.vocab_size)
         return self.embed_tokens(given)
 
     def add_positions(self, embeds_BTD: Tensor, position_ids: Tensor, length: int | None = None) -> Tensor:
@@ -145,7 +144,7 @@ class TransformerStack(VaswaniTransformerPreTrainedModel):
             layout, frequency = config.position_layout, config.position_frequency
             return sinusoids(position_ids, config.d_model, layout=layout, frequency=frequency)
         rows = self.embed_positions.num_embeddings
-        if position_ids.device.type == "cpu" and not torch.compiler.is_compiling() and int(position_ids.max()) >= rows:
+        if on_eager_cpu(position_ids) and int(position_ids.max()) >= rows:
             raise ValueError(
                 f"learned positions end at max_position_embeddings={config.max_position_embeddings}; "
                 f"got a sequence that reaches {int(position_ids.max()) - config.position_offset + 1}"
@@ -440,8 +439,7 @@ class VaswaniTransformerForConditionalGeneration(VaswaniTransformerPreTrainedMod
             `loss` (label-smoothed), `nll_loss`, `logits`, the cache and the states, see `VaswaniTransformerOutput`.
         """
         if labels is not None:
-            if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-                check_token_ids(labels, self.config.vocab_size, name="labels", ignored=-100)
+            check_token_ids(labels, self.config.vocab_size, name="labels", ignored=-100)
             use_cache = False
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)

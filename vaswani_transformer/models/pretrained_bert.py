@@ -111,8 +111,7 @@ class MaskedWordsModel(VaswaniBertPreTrainedModel):
     def _check_words(self, labels: Tensor, shape: tuple[int, int]) -> None:
         if labels.shape != shape:
             raise ValueError(f"labels must have the batch's shape {tuple(shape)}; got {tuple(labels.shape)}")
-        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-            check_token_ids(labels, self.config.vocab_size, name="labels", ignored=IGNORED)
+        check_token_ids(labels, self.config.vocab_size, name="labels", ignored=IGNORED)
 
 
 def checked_inputs(
@@ -146,7 +145,7 @@ def checked_inputs(
         rows = {1, given.shape[0]} if name == "position_ids" else {given.shape[0]}
         if value.dim() != 2 or value.shape[0] not in rows or value.shape[1] != given.shape[1]:
             raise ValueError(f"{name} must have the batch's shape {tuple(given.shape[:2])}; got {tuple(value.shape)}")
-    if input_ids is not None and input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+    if input_ids is not None:
         check_token_ids(input_ids, config.vocab_size)
     if others[0] is not None:
         check_range(others[0], config.type_vocab_size, "token_type_ids", "type_vocab_size")
