@@ -2,16 +2,17 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeGuard
 
 from transformers.activations import ACT2FN
 
 
-def is_integer(value: object) -> bool:
+def is_integer(value: object) -> TypeGuard[int]:
     """Whether a value is a whole number; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value is a number; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -24,13 +25,13 @@ def nearest(name: object, choices: Iterable[str]) -> str:
 
 def check_size(name: str, value: object) -> None:
     """Refuses what is no positive integer."""
-    if not is_integer(value) or value < 1:  # type: ignore[operator]
+    if not is_integer(value) or value < 1:
         raise ValueError(f"{name} must be a positive integer; got {name}={value!r}")
 
 
 def check_rate(name: str, value: object) -> None:
     """Refuses what is no number in [0, 1)."""
-    if not is_number(value) or not 0 <= value < 1:  # type: ignore[operator]
+    if not is_number(value) or not 0 <= value < 1:
         raise ValueError(f"{name} must be a number in [0, 1); got {name}={value!r}")
 
 
