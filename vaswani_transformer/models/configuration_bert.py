@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from .field_checks import check_activation, check_rate, check_size, check_switch, check_token, is_number, nearest
+from .fields import check_activation, check_rate, check_size, check_switch, check_token, is_number, nearest
 
 # Layers and hidden size of the published models; heads of 64 and a feed-forward network of four times the hidden size.
 PRESETS: dict[str, tuple[int, int]] = {

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from .field_checks import (
+from .fields import (
     check_activation,
     check_rate,
     check_size,
