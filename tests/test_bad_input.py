@@ -458,7 +458,7 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     # Optimiser, checkpoints, log, scores.
     "an unknown optimiser": (
         lambda s: build_optimizer(s.model(), OptimizerSection(name="sgd")),  # type: ignore[arg-type]
-        r"one of \['adam', 'adamw'\]; got optimizer.name='sgd'",
+        r"one of \['adam', 'adamw', 'lamb'\]; got optimizer.name='sgd'",
     ),
     "an update numbered zero": (lambda s: schedule(step=0), "step must be 1 or more.*got step=0"),
     "no warm-up for noam": (lambda s: schedule(warmup_steps=0), "warmup_steps must be at least 1; got .*=0"),

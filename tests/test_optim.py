@@ -1,5 +1,7 @@
+import copy
 import logging
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 from transformers import (
     get_cosine_with_min_lr_schedule_with_warmup,
     get_inverse_sqrt_schedule,
+    get_polynomial_decay_schedule_with_warmup,
 )
 
 from vaswani_transformer.optim import EMA, build_optimizer, build_schedule, learning_rate
@@ -98,6 +101,75 @@ def test_one_update_is_the_formula_of_adam(name):
     torch.testing.assert_close(network.layer.weight.detach().double(), expected, rtol=1e-5, atol=1e-7)
 
 
+def google_adam(weight, grad, m, v, *, lr, decay):
+    """One update of Google's AdamWeightDecayOptimizer, in float64: no bias correction, decay outside the moments."""
+    m, v = 0.9 * m + 0.1 * grad, 0.999 * v + 0.001 * grad**2
+    return weight - lr * (m / (v.sqrt() + 1e-6) + decay * weight), m, v
+
+
+def lamb(weight, grad, m, v, *, lr, decay):
+    """One update of LAMB, in float64, without bias correction; what is not decayed has a trust ratio of 1."""
+    m, v = 0.9 * m + 0.1 * grad, 0.999 * v + 0.001 * grad**2
+    direction = m / (v.sqrt() + 1e-6) + decay * weight
+    ratio = weight.norm() / (direction.norm() + 1e-6) if decay else 1.0
+    return weight - lr * ratio * direction, m, v
+
+
+def furthest_from(formula, network: nn.Module, optimizer: torch.optim.Optimizer, *, updates: int = 6) -> float:
+    """The greatest distance of any weight from what a formula makes of the same gradients, relative to the way gone."""
+    start = {name: p.detach().double().clone() for name, p in network.named_parameters()}
+    states = {name: (p, torch.zeros_like(p), torch.zeros_like(p)) for name, p in start.items()}
+    for number in range(updates):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 * (number + 1)
+        update(network, optimizer)
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None
+            grad, decay = parameter.grad.double(), 0.1 if parameter.ndim >= 2 else 0.0
+            states[name] = formula(states[name][0], grad, *states[name][1:], lr=0.01 * (number + 1), decay=decay)
+    off = [(p - states[name][0]).norm() / (p - start[name]).norm() for name, p in network.named_parameters()]
+    return max(value.item() for value in off)
+
+
+GOOGLE = OptimizerSection(
+    name="adamw", learning_rate=0.01, betas=[0.9, 0.999], eps=1e-6, weight_decay=0.1, bias_correction=False
+)
+
+
+def test_without_bias_correction_adamw_is_googles_and_with_it_is_not():
+    network = model()
+    assert furthest_from(google_adam, network, build_optimizer(network, GOOGLE)) < 1e-5
+    network = model()
+    assert furthest_from(google_adam, network, build_optimizer(network, replace(GOOGLE, bias_correction=True))) > 0.1
+
+
+def test_adamw_without_bias_correction_goes_on_the_same_from_a_saved_state():
+    straight, resumed = model(), model()
+    first = build_optimizer(straight, GOOGLE)
+    for _ in range(3):
+        update(straight, first)
+    resumed.load_state_dict(straight.state_dict())
+    second = build_optimizer(resumed, GOOGLE)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))  # or they would share the moments
+    for network, optimizer in ((straight, first), (resumed, second)):
+        update(network, optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), resumed.parameters(), strict=True))
+
+
+def test_lamb_is_the_papers_with_adams_update_where_nothing_decays():
+    network = model()
+    with torch.no_grad():
+        network.layer.weight.mul_(30)  # a norm above 10, which the library would cut off
+    assert network.layer.weight.norm() > 10
+    assert furthest_from(lamb, network, build_optimizer(network, replace(GOOGLE, name="lamb"))) < 1e-5
+
+
+def test_lamb_without_its_library_is_refused_with_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    with pytest.raises(ValueError, match=r"vaswani-transformer\[lamb\]"):
+        build_optimizer(model(), replace(GOOGLE, name="lamb"))
+
+
 def test_noam_is_the_papers_formula_from_the_first_update():
     for step in (1, 2, 3999, 4000, 4001, 100_000):
         assert rate(NOAM, step) == pytest.approx(512**-0.5 * min(step**-0.5, step * 4000**-1.5), rel=1e-12)
@@ -154,6 +226,25 @@ def test_cosine_is_transformers_shifted_by_the_update_it_wastes_and_ends_on_its_
     assert ours[40] == ours[39]  # past the end it stays there instead of rising again
 
 
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_linear_is_googles_warm_up_times_a_decay_whose_clock_starts_with_the_run(power):
+    section = ScheduleSection(name="linear", warmup_steps=4, power=power)
+    rates = [rate(section, step, steps=20) for step in range(1, 22)]
+    assert rates[:3] == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3])
+    assert rates[3:] == pytest.approx([1e-3 * (1 - step / 20) ** power for step in range(4, 21)] + [0.0])
+
+
+def test_linear_decays_as_transformers_polynomial_schedule_where_nothing_warms_up():
+    theirs = peer_rates(
+        lambda o: get_polynomial_decay_schedule_with_warmup(
+            o, num_warmup_steps=0, num_training_steps=40, lr_end=0.0, power=0.5
+        ),
+        40,
+    )
+    section = ScheduleSection(name="linear", warmup_steps=0, power=0.5)
+    assert [rate(section, step, steps=40) for step in range(1, 40)] == pytest.approx(theirs[1:])
+
+
 def test_constant_warms_up_and_stays():
     section = ScheduleSection(name="constant", warmup_steps=4)
     assert [rate(section, step) for step in range(1, 7)] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
@@ -185,7 +276,7 @@ def test_every_schedule_rises_through_warm_up_and_never_after(name, warmup, step
         (NOAM, ADAM, None, 1, "d_model=None"),
         (NOAM, ADAM, 512, 0, "step=0"),
         (ScheduleSection(name="cosine"), OptimizerSection(), 512, 1, r"learning_rate=None.*schedule\.name=noam"),
-        (ScheduleSection(name="linear"), ADAM, 512, 1, r"schedule\.name='linear'"),  # pyright: ignore
+        (ScheduleSection(name="step"), ADAM, 512, 1, r"schedule\.name='step'"),  # pyright: ignore
     ],
 )
 def test_a_rate_that_cannot_be_computed_is_refused(schedule, optimizer, d_model, step, message):

@@ -18,28 +18,30 @@ from vaswani_transformer.recipe import OptimizerSection, ScheduleSection
 
 logger = logging.getLogger(__name__)
 
-OPTIMIZERS: dict[str, type[Adam] | type[AdamW]] = {"adam": Adam, "adamw": AdamW}
-SCHEDULES = ("noam", "inverse_sqrt", "cosine", "constant")
+OPTIMIZERS = ("adam", "adamw", "lamb")
+SCHEDULES = ("noam", "inverse_sqrt", "linear", "cosine", "constant")
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")  # torch has a one-kernel Adam for these
+CORRECTED = 1_000_000  # updates after which 1 - beta^t is 1, exactly, for any beta up to 0.9999
 
 
 def build_optimizer(model: nn.Module, optimizer_section: OptimizerSection) -> Optimizer:
-    """Adam or AdamW over the trainable parameters, as one fused kernel where torch has one.
+    """Adam, AdamW or LAMB over the trainable parameters, as few kernels as the library has for it.
 
     Weight decay touches matrices only: norms and biases (all the tensors of one dimension) have none. Adam's decay is
-    the L2 term in the gradient, AdamW's is decoupled. Tied weights are one parameter. The rate in the groups is the
-    recipe's peak, or 0 where the schedule computes its own, until `build_schedule` takes it over.
+    the L2 term in the gradient, AdamW's is decoupled, LAMB's is a term of the update whose length the trust ratio sets.
+    Tied weights are one parameter. The rate in the groups is the recipe's peak, or 0 where the schedule computes its
+    own, until `build_schedule` takes it over.
 
     Args:
         model: on its final device, or moved later as a whole.
         optimizer_section: the recipe's `optimizer:`, whose values it has checked.
 
     Raises:
-        ValueError: unknown name, or a model without trainable parameters.
+        ValueError: unknown name, a model without trainable parameters, or LAMB without its library.
     """
     section = optimizer_section
     if section.name not in OPTIMIZERS:
-        raise ValueError(f"optimizer.name must be one of {sorted(OPTIMIZERS)}; got optimizer.name={section.name!r}")
+        raise ValueError(f"optimizer.name must be one of {list(OPTIMIZERS)}; got optimizer.name={section.name!r}")
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise ValueError("the model must have at least one parameter with requires_grad; got none, so nothing to train")
@@ -47,15 +49,55 @@ def build_optimizer(model: nn.Module, optimizer_section: OptimizerSection) -> Op
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": float(section.weight_decay)},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    fused = all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in trained)
     beta1, beta2 = section.betas
-    return OPTIMIZERS[section.name](
-        [group for group in groups if group["params"]],
-        lr=float(section.learning_rate or 0.0),
-        betas=(float(beta1), float(beta2)),
-        eps=float(section.eps),
-        fused=fused,
-    )
+    settings: dict[str, Any] = {"lr": float(section.learning_rate or 0.0), "eps": float(section.eps)}
+    settings["betas"] = (float(beta1), float(beta2))
+    if section.name == "lamb":
+        return _lamb(groups, settings)
+    fused = all(p.device.type in FUSED_DEVICES and p.is_floating_point() for p in trained)
+    kind = Adam if section.name == "adam" else AdamW
+    optimizer = kind([group for group in groups if group["params"]], fused=fused, **settings)
+    if not section.bias_correction:
+        optimizer.register_step_pre_hook(_start_corrected)
+    return optimizer
+
+
+def _start_corrected(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Gives parameters without a state one that counts from CORRECTED: torch's kernels then correct nothing.
+
+    They have no switch for it. The count is a float32, exact up to 16 million updates.
+    """
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None and not optimizer.state[weight]:
+                device = weight.device if group["fused"] else "cpu"  # where torch itself keeps the count
+                optimizer.state[weight] = {
+                    "step": torch.tensor(float(CORRECTED), dtype=torch.float32, device=device),
+                    "exp_avg": torch.zeros_like(weight, memory_format=torch.preserve_format),
+                    "exp_avg_sq": torch.zeros_like(weight, memory_format=torch.preserve_format),
+                }
+
+
+def _lamb(groups: list[dict[str, Any]], settings: dict[str, Any]) -> Optimizer:
+    """LAMB (You et al. 2020, algorithm 2) as NVIDIA's kernel for BERT has it, but for its bias correction.
+
+    What has no decay (norms and biases) gets Adam's update, its trust ratio being 1; the norm of a weight, which the
+    library cuts off at 10 as the first version of the paper did, is not; and the rate is the schedule's own, where the
+    library would by default raise it in the first updates by 1 / (1 - beta1^t).
+    """
+    try:
+        from pytorch_optimizer import Lamb
+    except ImportError as error:
+        raise ValueError(
+            "optimizer.name=lamb needs the package pytorch_optimizer: pip install 'vaswani-transformer[lamb]'; "
+            "got name=lamb without it"
+        ) from error
+
+    matrices, others = groups
+    kept = [group for group in (matrices, others | {"adam": True}) if group["params"]]
+    optimizer = Lamb(kept, weight_decouple=False, adam_debias=True, **settings)
+    optimizer.clamp = math.inf
+    return optimizer
 
 
 def learning_rate(
@@ -73,6 +115,8 @@ def learning_rate(
 
     - noam: scale * d_model^-0.5 * min(step^-0.5, step * warmup_steps^-1.5), equation 3 of Vaswani et al. (2017).
     - inverse_sqrt: linear to the peak at `warmup_steps`, then peak * sqrt(warmup_steps / step).
+    - linear: to the peak as peak * step / warmup_steps, from there peak * (1 - step / steps)^power. As in Google's BERT
+      the clock of the decay starts with the run, so the rate falls at once by warmup_steps / steps at the peak.
     - cosine: linear to the peak, then half a cosine down to peak * minimum_ratio at the last update.
     - constant: linear to the peak, then the peak.
 
@@ -81,7 +125,7 @@ def learning_rate(
         optimizer_section: the recipe's `optimizer:`, for its learning_rate, the peak; not read by noam.
         d_model: width of the model, read by noam only.
         step: number of the update, 1-based.
-        steps: updates of the whole run, read by cosine only.
+        steps: updates of the whole run, read by linear and cosine only.
 
     Raises:
         ValueError: unknown name, a step below 1, or a missing peak or width.
@@ -98,6 +142,8 @@ def learning_rate(
         return peak * step / warmup
     if schedule_section.name == "inverse_sqrt":
         return peak * math.sqrt(max(warmup, 1) / step)
+    if schedule_section.name == "linear":
+        return peak * max(0.0, 1.0 - step / steps) ** float(schedule_section.power)
     if schedule_section.name == "cosine":
         progress = min(1.0, (step - warmup) / max(1, steps - warmup))
         floor = float(schedule_section.minimum_ratio)
@@ -116,8 +162,8 @@ def _check_schedule(schedule: ScheduleSection, optimizer: OptimizerSection, *, d
             f"schedule.name={schedule.name} needs a peak; got optimizer.learning_rate=None; set "
             "optimizer.learning_rate, or use schedule.name=noam, which computes its own"
         )
-    if schedule.name == "cosine" and steps < 1:
-        raise ValueError(f"cosine needs the number of updates of the run, 1 or more; got {steps=}")
+    if schedule.name in ("linear", "cosine") and steps < 1:
+        raise ValueError(f"{schedule.name} needs the number of updates of the run, 1 or more; got {steps=}")
 
 
 def build_schedule(
@@ -145,6 +191,8 @@ def build_schedule(
         )
     if schedule_section.name != "noam" and float(schedule_section.scale) != 1.0:
         logger.warning("schedule.scale=%s is ignored: only noam reads it", schedule_section.scale)
+    if schedule_section.name != "linear" and float(schedule_section.power) != 1.0:
+        logger.warning("schedule.power=%s is ignored: only linear reads it", schedule_section.power)
     if schedule_section.name != "cosine" and float(schedule_section.minimum_ratio) != 0.0:
         logger.warning("schedule.minimum_ratio=%s is ignored: only cosine reads it", schedule_section.minimum_ratio)
 

@@ -55,18 +55,22 @@ class OptimizerSection:
     """Adam with the constants of section 5.3 of the paper unless told otherwise.
 
     Args:
-        name: "adam" (weight decay added to the gradient) or "adamw" (decoupled).
+        name: "adam" (weight decay added to the gradient), "adamw" (decoupled) or "lamb" (You et al. 2020, for
+            batches of tens of thousands of sequences; extra [lamb]).
         learning_rate: peak rate of every schedule but noam, which computes its own.
         betas: decay rates of the two moments.
         eps: added to the root of the second moment.
+        bias_correction: divide the moments by 1 - beta^t, as Adam's authors do; False as in Google's BERT, whose first
+            updates are thereby other. lamb has none.
         weight_decay: 0 in the paper.
         max_grad_norm: clip the gradient to this norm; null for no clipping, as in the paper.
     """
 
-    name: Literal["adam", "adamw"] = "adam"
+    name: Literal["adam", "adamw", "lamb"] = "adam"
     learning_rate: float | None = None
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
     eps: float = 1e-9
+    bias_correction: bool = True
     weight_decay: float = 0.0
     max_grad_norm: float | None = None
 
@@ -76,6 +80,11 @@ class OptimizerSection:
         above_zero(**{"optimizer.eps": self.eps, "optimizer.learning_rate": self.learning_rate})
         above_zero(**{"optimizer.max_grad_norm": self.max_grad_norm})
         at_least(0, **{"optimizer.weight_decay": self.weight_decay})
+        if self.name == "lamb" and self.bias_correction:
+            raise ValueError(
+                "optimizer.name=lamb has no bias correction; got bias_correction=True: set "
+                "optimizer.bias_correction=false"
+            )
 
 
 @dataclass(frozen=True)
@@ -83,20 +92,23 @@ class ScheduleSection:
     """Learning rate as a function of the update, counted from 1 (equation 3 of the paper).
 
     Args:
-        name: "noam" is the paper's; "inverse_sqrt", "cosine" and "constant" warm up linearly to learning_rate.
+        name: "noam" is the paper's; "inverse_sqrt", "linear" (BERT's), "cosine" and "constant" warm up linearly to
+            learning_rate.
         warmup_steps: updates of linear warm-up.
+        power: exponent of linear's decay; 1 in BERT, 0.5 in NVIDIA's recipe for LAMB. Read by linear only.
         scale: factor on the paper's rate; read by noam only.
         minimum_ratio: floor of cosine as a share of the peak; read by cosine only.
     """
 
-    name: Literal["noam", "inverse_sqrt", "cosine", "constant"] = "noam"
+    name: Literal["noam", "inverse_sqrt", "linear", "cosine", "constant"] = "noam"
     warmup_steps: int = 4000
+    power: float = 1.0
     scale: float = 1.0
     minimum_ratio: float = 0.0
 
     def __post_init__(self) -> None:
         at_least(1 if self.name in ("noam", "inverse_sqrt") else 0, **{"schedule.warmup_steps": self.warmup_steps})
-        above_zero(**{"schedule.scale": self.scale})
+        above_zero(**{"schedule.scale": self.scale, "schedule.power": self.power})
         if not 0 <= self.minimum_ratio <= 1:
             raise ValueError(f"schedule.minimum_ratio must be in [0, 1]; got minimum_ratio={self.minimum_ratio}")
 
