@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets.config
 import numpy as np
@@ -24,7 +25,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from vaswani_transformer import pace
 from vaswani_transformer.data.token_batches import EpochBatches
 from vaswani_transformer.recipe import Recipe
 from vaswani_transformer.run_log import flops_per_token, read_metrics
@@ -170,33 +170,44 @@ def test_the_loop_stops_exactly_at_its_last_step(toy):
     assert [record["step"] for record in train_records(output)] == list(range(1, 8))
 
 
-def test_with_minutes_a_run_takes_the_updates_that_fit_and_its_schedule_ends_with_them(toy, monkeypatch):
-    monkeypatch.setattr(pace, "TIMED", 10)
-    clock = iter(range(0, 1000, 20))  # 10 updates in 20 seconds: 6 fit into 0.2 minutes
-    monkeypatch.setattr(pace, "monotonic", lambda: next(clock))
+@pytest.fixture
+def slow_updates(monkeypatch):
+    """A clock that only updates move: the first three take two seconds each, later ones what the list's item says."""
+    now, later, update = [0.0], [2.0], Training.update
+
+    def timed(training, *batch):
+        now[0] += 2.0 if training.progress.step < 3 else later[0]
+        return update(training, *batch)
+
+    monkeypatch.setattr("vaswani_transformer.train.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Training, "update", timed)
+    return later
+
+
+def test_with_minutes_a_run_takes_the_updates_they_hold_and_its_schedule_ends_with_them(toy, slow_updates):
     cosine = {"name": "cosine", "warmup_steps": 0}
     output = train(toy(steps=500, minutes=0.2, schedule=cosine, optimizer={"learning_rate": 0.01}))
     rates = [record["learning_rate"] for record in train_records(output)]
     assert len(rates) == 6
-    assert rates == pytest.approx([0.005 * (1 + math.cos(math.pi * step / 6)) for step in range(1, 7)])
+    # The pace of the first update decides the rate of the third.
+    assert rates[2:] == pytest.approx([0.005 * (1 + math.cos(math.pi * step / 6)) for step in range(3, 7)])
 
 
-def test_measuring_the_speed_changes_no_update(toy, monkeypatch):
-    plain = train(toy("plain", steps=5))
-    monkeypatch.setattr(
-        "vaswani_transformer.train.steps_that_fit", lambda _, *, most, gradients: (gradients(0), most)[1]
-    )
-    assert identical(plain, train(toy("measured", steps=5, minutes=1.0)))
+def test_with_minutes_a_run_that_becomes_slower_takes_fewer_updates(toy, slow_updates):
+    slow_updates[0] = 4.0
+    assert len(train_records(train(toy(steps=500, minutes=0.2)))) == 4  # 10 of 12 seconds; a fifth would take 14
 
 
-def test_a_resumed_run_keeps_the_updates_that_once_fitted(toy, monkeypatch):
-    monkeypatch.setattr("vaswani_transformer.train.steps_that_fit", lambda *_, **__: 7)
-    recipe = toy(steps=500, minutes=1.0)
+def test_with_minutes_a_run_never_takes_more_than_its_steps(toy, slow_updates):
+    assert len(train_records(train(toy(steps=4, minutes=0.2)))) == 4
+
+
+def test_a_resumed_run_has_the_minutes_that_are_left(toy, slow_updates, monkeypatch):
+    recipe = toy(steps=500, minutes=0.2)
     interrupt_after(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         train(recipe)
-    monkeypatch.setattr("vaswani_transformer.train.steps_that_fit", lambda *_, **__: pytest.fail("measured again"))
-    assert len(train_records(train(recipe, resume=True))) == 7
+    assert len(train_records(train(recipe, resume=True))) == 6
 
 
 def test_an_epoch_of_the_loop_takes_every_example_once(toy, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -172,7 +172,7 @@ def build_schedule(
     optimizer_section: OptimizerSection,
     *,
     d_model: int | None,
-    steps: int,
+    steps: int | Callable[[], int],
 ) -> LambdaLR:
     """A LambdaLR that gives the s-th update `learning_rate(step=s)`; call `.step()` once after each update.
 
@@ -180,10 +180,18 @@ def build_schedule(
     the update and not the formula, so a resumed run follows the recipe it is given. Step it in the loop itself:
     Accelerate's wrapper would advance it once for every process.
 
+    Args:
+        optimizer: from `build_optimizer`.
+        schedule_section: the recipe's `schedule:`.
+        optimizer_section: the recipe's `optimizer:`.
+        d_model: width of the model, read by noam only.
+        steps: updates of the whole run; a function is asked before every update, for a plan that changes.
+
     Raises:
         ValueError: as `learning_rate`.
     """
-    _check_schedule(schedule_section, optimizer_section, d_model=d_model, steps=steps)
+    planned = steps if callable(steps) else lambda: steps
+    _check_schedule(schedule_section, optimizer_section, d_model=d_model, steps=planned())
     if schedule_section.name == "noam" and optimizer_section.learning_rate is not None:
         logger.warning(
             "optimizer.learning_rate=%s is ignored: schedule.name=noam computes its own, schedule.scale changes it",
@@ -197,7 +205,8 @@ def build_schedule(
         logger.warning("schedule.minimum_ratio=%s is ignored: only cosine reads it", schedule_section.minimum_ratio)
 
     def rate(updates_done: int) -> float:
-        return learning_rate(schedule_section, optimizer_section, d_model=d_model, step=updates_done + 1, steps=steps)
+        step = updates_done + 1
+        return learning_rate(schedule_section, optimizer_section, d_model=d_model, step=step, steps=planned())
 
     for group in optimizer.param_groups:
         # LambdaLR multiplies by the initial rate; 1 makes the lambda the rate itself, without rounding.

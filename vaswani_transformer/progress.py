@@ -8,7 +8,7 @@ class Progress:
     """Where a run stands; with weights, optimiser and random states, all that resuming needs.
 
     Args:
-        steps: updates of the whole run: the recipe's, or as many as fit into its minutes.
+        steps: updates of the whole run: the recipe's, or as many as its minutes hold at the pace so far.
         step: updates done.
         epoch: the epoch the next update belongs to.
         position: updates of that epoch done.

@@ -172,9 +172,8 @@ class Recipe:
         batch: see BatchSection.
         steps: updates of the whole run; with `minutes`, the most it takes.
         output: folder of the run.
-        minutes: wall-clock time for the updates, validation not counted: the run measures its speed first, and plans
-            as many as fit, so a faster machine trains longer and the schedule still ends. Not reproducible; null for
-            `steps` alone.
+        minutes: wall-clock time of the training, validation included: as many updates as it holds at the pace so far,
+            so a faster machine trains longer and the schedule still ends. Not reproducible; null for `steps` alone.
         optimizer: see OptimizerSection.
         schedule: see ScheduleSection.
         precision: "bf16" and "fp16" are autocast over float32 weights.

@@ -23,7 +23,6 @@ from . import checkpoints
 from .data.token_batches import EpochBatches
 from .families import build_model, family_of
 from .optim import EMA, build_optimizer, build_schedule
-from .pace import steps_that_fit
 from .progress import Progress
 from .random_state import random_state, set_random_state
 from .recipe import Recipe
@@ -74,11 +73,7 @@ class Training:
         if recipe.compile:
             model.compile(dynamic=True)
         self.flops_per_token = flops_per_token(model, self.data.source_share)
-        bare_optimizer = self.optimizer
-        self.model, self.optimizer = self.accelerator.prepare(model, bare_optimizer)
-        if recipe.minutes is not None and self.checkpoint is None:
-            self.progress.steps = self._steps_that_fit(recipe.minutes)
-            self.schedule = self._build_schedule(bare_optimizer, model.config)
+        self.model, self.optimizer = self.accelerator.prepare(model, self.optimizer)
         self._set_random_state()
 
     @property
@@ -120,21 +115,7 @@ class Training:
 
     def _build_schedule(self, optimizer: Any, config: Any) -> LambdaLR:
         schedule, settings = self.recipe.schedule, self.recipe.optimizer
-        return build_schedule(optimizer, schedule, settings, d_model=config.hidden_size, steps=self.progress.steps)
-
-    def _steps_that_fit(self, minutes: float) -> int:
-        """As many updates as the main process finds time for, on gradients that are thrown away."""
-        batches = self._epoch_batches(0)
-        steps = steps_that_fit(
-            minutes,
-            most=self.recipe.steps,
-            gradients=lambda number: self._gradients(*batches[number % len(batches)][:2]).tolist(),
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.accelerator.num_processes > 1:
-            steps = broadcast_object_list([steps])[0]
-        logger.info("%d updates fit into %g minutes", steps, minutes)
-        return steps
+        return build_schedule(optimizer, schedule, settings, d_model=config.hidden_size, steps=lambda: self.progress.steps)
 
     def _load_state(self, checkpoint: Path) -> None:
         """Takes optimiser, schedule and average from the checkpoint; weights and progress are there already."""
@@ -202,13 +183,14 @@ class Training:
                 progress.tokens += target_tokens
                 progress.real_tokens += real_tokens
                 progress.seconds = time.monotonic() - began
+                stopping, minutes_over, progress.steps = self._agree(bool(stop), self._minutes_over(saved_at))
+                log.total_steps = progress.steps
                 log.train(progress.step, losses[0], losses[1], target_tokens, rate, grad_norm, real_tokens=real_tokens)
                 if progress.step % recipe.log_every == 0:
                     self._check_finite(losses, "the loss")
                 with log.paused():
                     if self._due(recipe.validate.every_steps):
                         log.validation(progress.step, self.validate())
-                    stopping, minutes_over = self._agree(bool(stop), self._minutes_over(saved_at))
                     if stopping or minutes_over or self._due(recipe.save.every_steps):
                         self.save()
                         saved_at = time.monotonic()
@@ -227,18 +209,20 @@ class Training:
         progress = self.progress
         while progress.step < progress.steps and not self._out_of_patience():
             batches = self._epoch_batches(progress.epoch)
-            end = min(len(batches), progress.position + progress.steps - progress.step)
-            yield from DataLoader(
+            for update in DataLoader(
                 batches,
                 batch_size=None,
-                sampler=range(progress.position, end),
+                sampler=range(progress.position, len(batches)),
                 num_workers=self.recipe.loader_workers,
                 worker_init_fn=leave_stopping_to_the_parent,
                 pin_memory=self.accelerator.device.type == "cuda",
                 # A generator of its own: drawing the workers' seed from the global one would change dropout.
                 generator=torch.Generator(),
-            )
-            if end == len(batches):  # else the last step lies inside the epoch, and a longer run goes on there
+            ):
+                yield update
+                if progress.step >= progress.steps:
+                    break
+            if progress.position == len(batches):  # else a longer run goes on inside the epoch
                 progress.epoch, progress.position = progress.epoch + 1, 0
 
     def _epoch_batches(self, epoch: int) -> EpochBatches:
@@ -429,14 +413,23 @@ class Training:
         minutes = self.recipe.save.every_minutes
         return minutes is not None and time.monotonic() - saved_at >= 60.0 * minutes
 
-    def _agree(self, *mine: bool) -> list[bool]:
-        """The main process's answers, in every process; no to all between two agreements of several GPUs."""
-        answers = list(mine)
+    def _planned_steps(self) -> int:
+        """The recipe's steps, or as many as its minutes hold at the pace so far: the schedule ends with the time."""
+        recipe, progress = self.recipe, self.progress
+        if recipe.minutes is None:
+            return progress.steps
+        return max(progress.step, min(recipe.steps, int(progress.step * 60.0 * recipe.minutes / progress.seconds)))
+
+    def _agree(self, stopping: bool, saving: bool) -> tuple[bool, bool, int]:
+        """The main process's answers, and its plan of steps, in every process; between two agreements of several GPUs
+        no to both, and the plan as it was.
+        """
+        answers = (stopping, saving, self._planned_steps())
         if self.accelerator.num_processes == 1:
             return answers
         if self.accelerator.device.type != "cpu" and self.progress.step % AGREE_EVERY:
-            return [False] * len(answers)
-        return broadcast_object_list(answers)
+            return False, False, self.progress.steps
+        return broadcast_object_list([answers])[0]
 
 
 def train(recipe: Recipe, *, resume: bool = False) -> Path:
