@@ -10,7 +10,7 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from ..sections import read_section, unknown_name
-from .document_sources import PlacedPieces, open_document_files, open_document_set
+from .document_sources import PlacedPieces, open_document_files, open_document_set, open_embedded_documents
 from .documents import NOTES, Documents, read_sentences, sentence_splitter, write_documents
 from .parallel_text import cache_folder
 from .text_files import file_format
@@ -24,7 +24,7 @@ CACHE_FORMAT = 1  # raise it when reading or tokenising changes, so that no olde
 
 @dataclass(frozen=True)
 class BertPretrainingOptions:
-    """The recipe's `data` section for BERT. One of `name` and `files` says where the documents are.
+    """The recipe's `data` section for BERT. One of `name`, `files` and `embedded` says where the documents are.
 
     Args:
         name: a data set of the Hub, or a folder `datasets.load_dataset` reads; a row is a document.
@@ -34,6 +34,8 @@ class BertPretrainingOptions:
             "train" and no validation.
         files: {train: FILE, validation: FILE}, or lists of files. A .jsonl or .parquet file has a document a row, any
             other is text with blank lines between documents. Any may be .gz, .xz, .bz2 or .zst.
+        embedded: a corpus that ships with the package: "austen", six novels, a chapter a document, a paragraph a line;
+            every twentieth chapter is for validation.
         column: where the text stands in rows.
         sentences: "lines" where each line is a sentence, "split" where it is a paragraph to cut into sentences.
         language: code of the language to split.
@@ -60,6 +62,7 @@ class BertPretrainingOptions:
     revision: str | None = None
     splits: dict[str, str] | None = None
     files: dict[str, Any] | None = None
+    embedded: str | None = None
     column: str = "text"
     sentences: Literal["lines", "split"] = "lines"
     language: str = "en"
@@ -94,9 +97,9 @@ class BertPretrainingOptions:
             )
 
     def _check_source(self) -> None:
-        given = [key for key in ("name", "files") if getattr(self, key)]
+        given = [key for key in ("name", "files", "embedded") if getattr(self, key)]
         if len(given) != 1:
-            raise ValueError(f"data needs exactly one of name and files; got {' and '.join(given) or 'neither'}")
+            raise ValueError(f"data needs exactly one of name, files and embedded; got {' and '.join(given) or 'none'}")
         for key in ("config", "revision", "splits"):
             if getattr(self, key) is not None and not self.name:
                 raise ValueError(f"data.{key} goes with data.name only; got {key}={getattr(self, key)!r}")
@@ -131,7 +134,7 @@ class BertPretrainingOptions:
 
 def has_documents(options: BertPretrainingOptions, split: str) -> bool:
     """Says whether the options name text for a split."""
-    return split == "train" or split in (options.files or options.splits or ())
+    return split == "train" or options.embedded is not None or split in (options.files or options.splits or ())
 
 
 def open_documents(options: BertPretrainingOptions, split: str) -> tuple[Any, PlacedPieces]:
@@ -139,6 +142,8 @@ def open_documents(options: BertPretrainingOptions, split: str) -> tuple[Any, Pl
     if options.name:
         name = (options.splits or {}).get(split, split)
         return open_document_set(options.name, options.config, options.revision, name, column=options.column)
+    if options.embedded:
+        return open_embedded_documents(options.embedded, split)
     paths = (options.files or {})[split]
     return open_document_files(paths if isinstance(paths, list) else [paths], column=options.column)
 
