@@ -3,7 +3,8 @@ and memory, on the English side of the embedded corpus, many times over.
 
     python benchmarks/bert_data.py --quick
 
-`plan` is the pass over all documents that an epoch begins with, in two processes over one, their start included;
+`plan` is the pass over all documents that an epoch begins with, in two processes over one; what both are forked from
+imports the package once, in the turn that is not counted;
 `batches` is masking and padding ahead of the training loop, in two loader processes over one; speed is in examples a
 second. `memory` runs an epoch's examples on 1, 2 and 4 times the text, each in a process of its own: the ratio is what
 the first holds over what the others hold, 1 where memory does not grow. Counted is what the process holds beside pages

@@ -34,12 +34,22 @@ def rates(
     return found
 
 
-def report(claim: str, ours: list[float], theirs: list[float], *, unit: str, peer: str, **more: object) -> None:
+def report(
+    claim: str,
+    ours: list[float],
+    theirs: list[float],
+    *,
+    unit: str,
+    peer: str,
+    less_is_better: bool = False,
+    **more: object,
+) -> None:
     """Prints the claim's JSON line: the median ratio of the pairs, above 1 where ours is better, and its interval.
 
-    The interval is the 95% bootstrap interval of the median over pairs.
+    The interval is the 95% bootstrap interval of the median over pairs. The ratio is ours over theirs, or theirs over
+    ours where less is better.
     """
-    ratios = np.array(ours) / np.array(theirs)
+    ratios = np.array(theirs) / np.array(ours) if less_is_better else np.array(ours) / np.array(theirs)
     rng = np.random.default_rng(0)
     medians = np.median(rng.choice(ratios, (2000, len(ratios))), axis=1)
     line = {

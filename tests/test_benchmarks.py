@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from vaswani_transformer import VaswaniTransformerConfig, VaswaniTransformerForConditionalGeneration
+from vaswani_transformer import (
+    VaswaniBertConfig,
+    VaswaniBertForPreTraining,
+    VaswaniBertForSequenceClassification,
+    VaswaniTransformerConfig,
+    VaswaniTransformerForConditionalGeneration,
+)
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -17,7 +23,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 def benchmark(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("marian", "pairs", "translation", "transformer_training"):
+    for name in ("bert", "bert_pretraining", "marian", "pairs", "translation", "transformer_training"):
         sys.modules.pop(name, None)
 
 
@@ -27,6 +33,12 @@ def test_a_claim_is_one_json_line_with_the_median_ratio_and_its_interval(benchma
     assert {"claim", "ratio", "ours", "theirs", "unit", "peer"} <= line.keys()
     assert line["ratio"] == 3.0
     assert line["interval"][0] <= line["ratio"] <= line["interval"][1]
+
+
+def test_where_less_is_better_the_ratio_is_theirs_over_ours(benchmark, capsys):
+    benchmark("pairs").report("memory", [2.0], [6.0], unit="MiB", peer="a peer", less_is_better=True)
+    line = json.loads(capsys.readouterr().out)
+    assert (line["ratio"], line["ours"], line["theirs"]) == (3.0, 2.0, 6.0)
 
 
 def test_both_sides_take_turns_and_the_first_turn_is_not_counted(benchmark):
@@ -53,3 +65,33 @@ def test_the_marian_peer_computes_the_same_function(benchmark):
         found = theirs(source, decoder_input_ids=target).logits
     # LayerNorm's epsilon is 1e-6 here and 1e-5 there; the pad word is an output of neither in a search.
     torch.testing.assert_close(found[..., 1:], expected[..., 1:], atol=1e-4, rtol=1e-4)
+
+
+BERT_TOY = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+BERT_TOY |= {"num_attention_heads": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def test_the_bert_peer_takes_the_same_updates_on_the_batch_padded_for_it(benchmark):
+    bert, script = benchmark("bert"), benchmark("bert_pretraining")
+    torch.manual_seed(0)
+    ours = VaswaniBertForPreTraining(VaswaniBertConfig(**BERT_TOY))
+    steppers = [bert.Stepper(ours), bert.Stepper(bert.bert_like(ours))]
+    ids, mask = torch.randint(1, 40, (3, 9)), torch.tensor([[1] * 9, [1] * 5 + [0] * 4, [1] * 7 + [0] * 2])
+    batch = {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    batch["labels"] = ids.masked_fill((torch.rand(3, 9) < 0.5) | (mask == 0), -100)
+    batch |= {"next_sentence_label": torch.tensor([0, 1, 1]), "num_sequences_in_batch": torch.tensor(3)}
+    padded = script.for_peer(batch)
+    assert padded["input_ids"].shape == padded["labels"].shape == (3, script.LENGTH)
+    assert bert.real_tokens(padded) == bert.real_tokens(batch) == 21
+    for _ in range(2):
+        losses = [s.model(**given).loss.item() for s, given in zip(steppers, (batch, padded), strict=True)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+        for stepper, given in zip(steppers, (batch, padded), strict=True):
+            stepper.update(given)
+
+
+def test_the_bert_peer_of_a_classifier_gives_its_logits(benchmark):
+    torch.manual_seed(0)
+    ours = VaswaniBertForSequenceClassification(VaswaniBertConfig(**BERT_TOY)).eval()
+    ids = torch.randint(1, 40, (3, 9))
+    torch.testing.assert_close(benchmark("bert").bert_like(ours)(ids).logits, ours(ids).logits, rtol=0, atol=1e-5)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vaswani_transformer.models.layers import dropout
+from vaswani_transformer.models.layers import chunked_cross_entropy, dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.99])
@@ -63,3 +63,42 @@ def test_compiled_dropout_is_torchs_own() -> None:
     ours = torch.compile(lambda x: dropout(x, 0.5, training=True), backend="eager", fullgraph=True)(x)
     torch.manual_seed(3)
     torch.testing.assert_close(ours, nn.functional.dropout(x, 0.5, training=True), rtol=0, atol=0)
+
+
+def test_dropout_keeps_one_byte_an_element_for_its_gradient() -> None:
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        dropout(torch.ones(8, 100, requires_grad=True), 0.1, training=True)
+    assert [(x.dtype, x.numel()) for x in kept] == [(torch.bool, 800)]
+
+
+def test_dropout_has_gradients_of_gradients_and_of_each_row() -> None:
+    x = torch.rand(3, 20, dtype=torch.float64, requires_grad=True)
+
+    def same_draws(x: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(0)
+        return dropout(x * x, 0.4, training=True).square().sum()
+
+    assert torch.autograd.gradgradcheck(same_draws, (x,))
+    rows = torch.func.vmap(torch.func.grad(same_draws), randomness="same")(x.detach())
+    torch.testing.assert_close(rows[1], torch.func.grad(same_draws)(x.detach()[1]))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_may_be_differentiated_twice_over_the_same_graph(smoothing: float) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape, requires_grad=True) for shape in ((6, 4), (11, 4), (11,))]
+    labels = torch.tensor([3, -100, 0, 10, 5, -100])
+    loss, _ = chunked_cross_entropy(*inputs, labels, label_smoothing=smoothing)
+    first = torch.autograd.grad(loss, inputs, retain_graph=True)
+    for gradient, again in zip(first, torch.autograd.grad(3 * loss, inputs), strict=True):
+        torch.testing.assert_close(again, 3 * gradient)
+
+
+def test_the_weights_gradient_is_not_copied_on_its_way() -> None:
+    weight = torch.randn(50, 4, requires_grad=True)
+    loss, _ = chunked_cross_entropy(torch.randn(6, 4), weight, None, torch.arange(6))
+    made = loss.grad_fn.gradients[1].data_ptr()  # type: ignore[union-attr]
+    (loss / 6).backward()
+    assert weight.grad is not None
+    assert weight.grad.data_ptr() == made

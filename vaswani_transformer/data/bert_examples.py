@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
@@ -242,12 +243,24 @@ def write_plan(documents: Documents, rules: ExampleRules, key: Key, path: Path, 
             if num_proc == 1 or len(starts) == 1:
                 file.writelines(map(plan, starts))
             else:
-                # Spawned: a fork of a process with the tokenizer's threads, or a GPU, may hang.
-                with ProcessPoolExecutor(min(num_proc, len(starts)), mp_context=get_context("spawn")) as pool:
+                with ProcessPoolExecutor(min(num_proc, len(starts)), mp_context=_start_method()) as pool:
                     file.writelines(pool.map(plan, starts))
         os.replace(staged, path)
     finally:
         Path(staged).unlink(missing_ok=True)
+
+
+def _start_method() -> BaseContext:
+    """Forks of one process that has imported this package and done nothing else, where the system can.
+
+    A fork of this process, with the tokenizer's threads or a GPU, may hang; one spawned afresh imports for longer than
+    a small plan takes, each time. The process stays for the plans of later epochs.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _plan_block(documents: Documents, rules: ExampleRules, key: Key, start: int) -> bytes:

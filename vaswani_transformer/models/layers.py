@@ -3,6 +3,7 @@
 # B batch   T length   D hidden size   V vocabulary   N tokens (B * T, or those with a label)
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.utils.checkpoint
@@ -82,7 +83,27 @@ def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
     dropped = min(round(rate * 65536), 65535)
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
     kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 32768
-    return x * kept.to(x.dtype).mul_(65536 / (65536 - dropped))
+    return _Kept.apply(x, kept, 65536 / (65536 - dropped))  # type: ignore[return-value]
+
+
+class _Kept(torch.autograd.Function):
+    """x * kept * scale; what is kept for the gradient is one byte an element, not a factor of x's own type."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, kept, scale):
+        return x * kept.to(x.dtype).mul_(scale)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, kept, ctx.scale = inputs
+        ctx.save_for_backward(kept)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (kept,) = ctx.saved_tensors
+        return grad * kept.to(grad.dtype).mul_(ctx.scale), None, None
 
 
 class OutputHead(nn.Linear):
@@ -137,58 +158,85 @@ def chunked_cross_entropy(
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_ND, weight_VD, bias_V, labels_N, smoothing):
-        needs = ctx.needs_input_grad
-        grad_hidden = torch.empty_like(hidden_ND) if needs[0] else None
-        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if needs[1] else None
-        grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if bias_V is not None and needs[2] else None
-        other = smoothing / max(weight_VD.shape[0] - 1, 1)
-        right = 1.0 - smoothing - other  # the target's probability above every other word's
-        normalisers = nll = hidden_ND.new_zeros((), dtype=torch.float32)
-        rows = _chunk_rows(hidden_ND, weight_VD.shape[0])
-        for start in range(0, hidden_ND.shape[0], rows):
-            part = slice(start, start + rows)
-            logits = nn.functional.linear(hidden_ND[part], weight_VD, bias_V).float()
-            ids_N1 = labels_N[part].unsqueeze(-1)
-            target, largest = logits.gather(-1, ids_N1), logits.amax(-1, keepdim=True)
-            probabilities = torch.softmax(logits, -1)
-            normaliser = largest - probabilities.amax(-1, keepdim=True).log()  # log of the sum of exponentials
-            normalisers, nll = normalisers + normaliser.sum(), nll + (normaliser - target).sum()
-            if not any(needs[:3]):
-                continue
-            gradient = probabilities.scatter_add_(-1, ids_N1, torch.full_like(target, -right)).to(hidden_ND.dtype)
-            if grad_hidden is not None:
-                torch.mm(gradient, weight_VD, out=grad_hidden[part])
-            if grad_weight is not None:
-                _add_product(grad_weight, gradient.t(), hidden_ND[part])
-            if grad_bias is not None:
-                grad_bias += gradient.sum(0, dtype=torch.float32)
-        loss = right * nll
-        if smoothing:
-            # The smoothed part of the target is the same for every word, so its sums need no logits.
-            sum_D, words_D = hidden_ND.sum(0, dtype=torch.float32), weight_VD.sum(0, dtype=torch.float32)
-            logit_sum = sum_D @ words_D + (0.0 if bias_V is None else hidden_ND.shape[0] * bias_V.float().sum())
-            loss = right * nll + other * (weight_VD.shape[0] * normalisers - logit_sum)
-            if grad_hidden is not None:
-                grad_hidden -= (other * words_D).to(grad_hidden.dtype)
-            if grad_weight is not None:
-                grad_weight -= other * sum_D
-            if grad_bias is not None:
-                grad_bias -= other * hidden_ND.shape[0]
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        ctx.dtypes = weight_VD.dtype, None if bias_V is None else bias_V.dtype
+        loss, nll, ctx.gradients = _chunked_sums(
+            hidden_ND, weight_VD, bias_V, labels_N, smoothing, ctx.needs_input_grad
+        )
+        ctx.smoothing, ctx.dtypes = smoothing, [None if x is None else x.dtype for x in (hidden_ND, weight_VD, bias_V)]
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N)
         ctx.mark_non_differentiable(nll)
         return loss, nll
 
     @staticmethod
     def backward(ctx, grad_loss, _):
-        hidden, weight, bias = ctx.saved_tensors
-        return (
-            None if hidden is None else hidden * grad_loss.to(hidden.dtype),
-            None if weight is None else (weight * grad_loss).to(ctx.dtypes[0]),
-            None if bias is None else (bias * grad_loss).to(ctx.dtypes[1]),
-            None,
-            None,
+        # Handed on, not copied: the weight's gradient is as large as the weight. A second backward makes them anew.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            *_, gradients = _chunked_sums(*ctx.saved_tensors, ctx.smoothing, ctx.needs_input_grad)
+        scaled = (
+            None if gradient is None else gradient.mul_(grad_loss.to(gradient.dtype)).to(dtype)
+            for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
         )
+        return *scaled, None, None
+
+
+def _chunked_sums(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    labels_N: Tensor,
+    smoothing: float,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """Both sums of `chunked_cross_entropy`, and the loss's gradients for what needs one of the first three."""
+    grad_hidden = torch.empty_like(hidden_ND) if needs[0] else None
+    grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if needs[1] else None
+    grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if bias_V is not None and needs[2] else None
+    other = smoothing / max(weight_VD.shape[0] - 1, 1)
+    right = 1.0 - smoothing - other  # the target's probability above every other word's
+    normalisers = nll = hidden_ND.new_zeros((), dtype=torch.float32)
+    rows = _chunk_rows(hidden_ND, weight_VD.shape[0])
+    for start in range(0, hidden_ND.shape[0], rows):
+        part = slice(start, start + rows)
+        logits = nn.functional.linear(hidden_ND[part], weight_VD, bias_V).float()
+        ids_N1 = labels_N[part].unsqueeze(-1)
+        target, largest = logits.gather(-1, ids_N1), logits.amax(-1, keepdim=True)
+        probabilities = torch.softmax(logits, -1)
+        normaliser = largest - probabilities.amax(-1, keepdim=True).log()  # log of the sum of exponentials
+        normalisers, nll = normalisers + normaliser.sum(), nll + (normaliser - target).sum()
+        if not any(needs[:3]):
+            continue
+        gradient = probabilities.scatter_add_(-1, ids_N1, torch.full_like(target, -right)).to(hidden_ND.dtype)
+        if grad_hidden is not None:
+            torch.mm(gradient, weight_VD, out=grad_hidden[part])
+        if grad_weight is not None:
+            _add_product(grad_weight, gradient.t(), hidden_ND[part])
+        if grad_bias is not None:
+            grad_bias += gradient.sum(0, dtype=torch.float32)
+    gradients = [grad_hidden, grad_weight, grad_bias]
+    loss = right * nll
+    if smoothing:
+        loss = loss + other * (
+            weight_VD.shape[0] * normalisers - _smoothed(hidden_ND, weight_VD, bias_V, other, gradients)
+        )
+    return loss, nll, gradients
+
+
+def _smoothed(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, other: float, gradients: list[Tensor | None]
+) -> Tensor:
+    """The sum of all logits, whose gradient times -other joins the gradients.
+
+    The smoothed part of the target is the same for every word, so its sums need no logits.
+    """
+    grad_hidden, grad_weight, grad_bias = gradients
+    sum_D, words_D = hidden_ND.sum(0, dtype=torch.float32), weight_VD.sum(0, dtype=torch.float32)
+    if grad_hidden is not None:
+        grad_hidden -= (other * words_D).to(grad_hidden.dtype)
+    if grad_weight is not None:
+        grad_weight -= other * sum_D
+    if grad_bias is not None:
+        grad_bias -= other * hidden_ND.shape[0]
+    return sum_D @ words_D + (0.0 if bias_V is None else hidden_ND.shape[0] * bias_V.float().sum())
 
 
 def _chunk_rows(hidden_ND: Tensor, vocabulary: int) -> int:
