@@ -1,4 +1,4 @@
-"""The original Transformer and BERT as first-class Hugging Face models; importing it registers the Auto classes."""
+"""The original Transformer, BERT and GPT as first-class Hugging Face models; importing it registers Auto classes."""
 
 from .models import (
     VaswaniBertConfig,
@@ -11,6 +11,13 @@ from .models import (
     VaswaniBertForTokenClassification,
     VaswaniBertModel,
     VaswaniBertTokenizer,
+    VaswaniGPTConfig,
+    VaswaniGPTForCausalLM,
+    VaswaniGPTForMultipleChoice,
+    VaswaniGPTForQuestionAnswering,
+    VaswaniGPTForSequenceClassification,
+    VaswaniGPTForTokenClassification,
+    VaswaniGPTModel,
     VaswaniTransformerConfig,
     VaswaniTransformerForConditionalGeneration,
     VaswaniTransformerModel,
@@ -33,6 +40,13 @@ __all__ = [
     "VaswaniBertForTokenClassification",
     "VaswaniBertModel",
     "VaswaniBertTokenizer",
+    "VaswaniGPTConfig",
+    "VaswaniGPTForCausalLM",
+    "VaswaniGPTForMultipleChoice",
+    "VaswaniGPTForQuestionAnswering",
+    "VaswaniGPTForSequenceClassification",
+    "VaswaniGPTForTokenClassification",
+    "VaswaniGPTModel",
     "VaswaniTransformerConfig",
     "VaswaniTransformerForConditionalGeneration",
     "VaswaniTransformerModel",

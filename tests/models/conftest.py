@@ -12,11 +12,18 @@ import torch
 from torch import Tensor
 
 import vaswani_transformer
-from vaswani_transformer import VaswaniBertConfig, VaswaniTransformerConfig, VaswaniTransformerForConditionalGeneration
+from vaswani_transformer import (
+    VaswaniBertConfig,
+    VaswaniGPTConfig,
+    VaswaniTransformerConfig,
+    VaswaniTransformerForConditionalGeneration,
+)
 
 SIZES = {"vocab_size": 29, "d_model": 16, "d_ff": 24, "num_heads": 4, "num_encoder_layers": 2, "num_decoder_layers": 2}
 BERT_SIZES = {"vocab_size": 37, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4}
 BERT_SIZES |= {"num_hidden_layers": 2, "max_position_embeddings": 40}
+GPT_SIZES = {"vocab_size": 37, "hidden_size": 16, "num_attention_heads": 4, "num_hidden_layers": 2}
+GPT_SIZES |= {"max_position_embeddings": 40}
 MakeModel = Callable[..., VaswaniTransformerForConditionalGeneration]
 
 
@@ -52,6 +59,24 @@ def make_bert() -> Callable[..., Any]:
         torch.manual_seed(seed)
         attention = fields.pop("attn_implementation", None)
         model = getattr(vaswani_transformer, f"VaswaniBert{head}")(VaswaniBertConfig(**{**BERT_SIZES, **fields}))
+        with torch.no_grad():
+            for parameter in model.parameters():  # far from zero, so that the layers matter
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        if attention is not None:
+            model.config._attn_implementation = attention  # unasked whether its kernels are installed
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def make_gpt() -> Callable[..., Any]:
+    """Builds a toy GPT in eval mode, named by its head ("Model", "ForCausalLM"), whose every weight is random."""
+
+    def make(head: str = "Model", seed: int = 0, **fields) -> Any:
+        torch.manual_seed(seed)
+        attention = fields.pop("attn_implementation", None)
+        model = getattr(vaswani_transformer, f"VaswaniGPT{head}")(VaswaniGPTConfig(**{**GPT_SIZES, **fields}))
         with torch.no_grad():
             for parameter in model.parameters():  # far from zero, so that the layers matter
                 parameter.add_(0.3 * torch.randn_like(parameter))

@@ -45,8 +45,30 @@ def tensor_parallel(rank: int, folder: Path) -> None:
         torch.save({**result, "sharded": model.lm_head.weight.to_local().shape[0]}, folder / "result.pt")
 
 
+def tensor_parallel_gpt(rank: int, folder: Path) -> None:
+    """The same of GPT."""
+    from transformers.distributed.configuration_utils import DistributedConfig
+
+    from vaswani_transformer import VaswaniGPTForCausalLM
+
+    batch = torch.load(folder / "batch.pt", weights_only=True)
+    split = DistributedConfig(tp_size=2)
+    model: Any = VaswaniGPTForCausalLM.from_pretrained(folder, distributed_config=split).train()
+    loss = model(**batch).loss
+    loss.backward()
+    gradients: dict[str, Any] = {name: parameter.grad for name, parameter in model.named_parameters()}
+    gradients = {n: value.full_tensor() if hasattr(value, "full_tensor") else value for n, value in gradients.items()}
+    model.eval()
+    with torch.no_grad():
+        logits = model(**batch).logits
+    sequences = model.generate(batch["input_ids"][:1], max_new_tokens=6, do_sample=False)
+    if rank == 0:
+        result = {"loss": loss.detach(), "logits": logits, "gradients": gradients, "sequences": sequences}
+        torch.save({**result, "sharded": model.lm_head.weight.to_local().shape[0]}, folder / "result.pt")
+
+
 if __name__ == "__main__":
     job, rank, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    {"data": data_parallel, "tensor": tensor_parallel}[job](rank, folder)
+    {"data": data_parallel, "tensor": tensor_parallel, "tensor_gpt": tensor_parallel_gpt}[job](rank, folder)
     distributed.destroy_process_group()

@@ -7,6 +7,7 @@ beside its weights, so that any saved folder loads where this package is not ins
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForNextSentencePrediction,
@@ -17,8 +18,10 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .configuration_bert import VaswaniBertConfig
+from .configuration_gpt import VaswaniGPTConfig
 from .configuration_transformer import VaswaniTransformerConfig
 from .modeling_bert import (
     VaswaniBertForMaskedLM,
@@ -29,6 +32,14 @@ from .modeling_bert import (
     VaswaniBertForSequenceClassification,
     VaswaniBertForTokenClassification,
     VaswaniBertModel,
+)
+from .modeling_gpt import (
+    VaswaniGPTForCausalLM,
+    VaswaniGPTForMultipleChoice,
+    VaswaniGPTForQuestionAnswering,
+    VaswaniGPTForSequenceClassification,
+    VaswaniGPTForTokenClassification,
+    VaswaniGPTModel,
 )
 from .modeling_transformer import VaswaniTransformerForConditionalGeneration, VaswaniTransformerModel
 from .tokenization_bert import VaswaniBertTokenizer
@@ -45,6 +56,14 @@ FAMILIES = {
         AutoModelForQuestionAnswering: VaswaniBertForQuestionAnswering,
         AutoModelForMultipleChoice: VaswaniBertForMultipleChoice,
     },
+    VaswaniGPTConfig: {
+        AutoModel: VaswaniGPTModel,
+        AutoModelForCausalLM: VaswaniGPTForCausalLM,
+        AutoModelForSequenceClassification: VaswaniGPTForSequenceClassification,
+        AutoModelForTokenClassification: VaswaniGPTForTokenClassification,
+        AutoModelForQuestionAnswering: VaswaniGPTForQuestionAnswering,
+        AutoModelForMultipleChoice: VaswaniGPTForMultipleChoice,
+    },
     VaswaniTransformerConfig: {
         AutoModel: VaswaniTransformerModel,
         AutoModelForSeq2SeqLM: VaswaniTransformerForConditionalGeneration,
@@ -52,6 +71,9 @@ FAMILIES = {
 }
 # Saved as stock tokenizers: no code travels.
 TOKENIZERS = {VaswaniBertConfig: VaswaniBertTokenizer, VaswaniTransformerConfig: VaswaniTransformerTokenizer}
+
+# Trainer's label smoothing compares labels with the logits one place before them for the classes named here alone.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[VaswaniGPTConfig.model_type] = VaswaniGPTForCausalLM.__name__
 
 for _config, _classes in FAMILIES.items():
     AutoConfig.register(_config.model_type, _config, exist_ok=True)

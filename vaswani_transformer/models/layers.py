@@ -129,6 +129,16 @@ class OutputHead(nn.Linear):
         return chunked_cross_entropy(hidden, self.weight, self.bias, labels, label_smoothing=label_smoothing)
 
 
+def as_output_head(linear: nn.Linear) -> OutputHead:
+    """The weights of a plain Linear, which is what transformers makes when it resizes, in an OutputHead."""
+    if isinstance(linear, OutputHead):
+        return linear
+    head = OutputHead(linear.in_features, linear.out_features, bias=False, device="meta")
+    head.weight, head.bias = linear.weight, linear.bias  # type: ignore[assignment]
+    head._is_hf_initialized = True  # type: ignore[assignment]  # else transformers' next `post_init` draws them anew
+    return head
+
+
 def chunked_cross_entropy(
     hidden: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels: Tensor, *, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:

@@ -20,19 +20,13 @@ from transformers.utils.output_capturing import capture_outputs
 from .blocks_bert import BertEmbeddings, BertEncoder, BertPooler
 from .configuration_bert import VaswaniBertConfig
 from .heads_bert import (
-    PADDING_LOGIT,
     BertHeads,
     VaswaniBertForPreTrainingOutput,
     VaswaniBertMaskedLMOutput,
     VaswaniBertModelOutput,
-    check_range,
-    class_loss,
-    problem_of,
-    real_labels,
-    span_loss,
-    value_loss,
 )
 from .layers import dropout
+from .losses import PADDING_LOGIT, check_range, class_loss, problem_of, real_labels, span_loss, value_loss
 from .packing import Packing, first_places, pack_batch, padded_inputs, restarted
 from .pretrained_bert import Count, MaskedWordsModel, VaswaniBertPreTrainedModel, checked_inputs
 

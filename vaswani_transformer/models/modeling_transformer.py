@@ -25,7 +25,16 @@ from .attention import bidirectional_mask, causal_mask
 from .blocks_transformer import DecoderLayer, EncoderLayer, MultiHeadAttention, PreNormDecoderLayer, PreNormEncoderLayer
 from .configuration_transformer import VaswaniTransformerConfig
 from .generation_transformer import PaperGenerationMixin, paper_generation_config
-from .layers import OutputHead, check_token_ids, cross_entropy, dropout, on_eager_cpu, position_ids_from_mask, sinusoids
+from .layers import (
+    OutputHead,
+    as_output_head,
+    check_token_ids,
+    cross_entropy,
+    dropout,
+    on_eager_cpu,
+    position_ids_from_mask,
+    sinusoids,
+)
 
 
 @dataclass
@@ -392,14 +401,8 @@ class VaswaniTransformerForConditionalGeneration(VaswaniTransformerPreTrainedMod
         self.generation_config = paper_generation_config(config)
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Takes the weights of a plain Linear, which is what transformers makes when it resizes, into an OutputHead."""
-        if not isinstance(new_embeddings, OutputHead):
-            head = OutputHead(new_embeddings.in_features, new_embeddings.out_features, bias=False, device="meta")
-            head.weight, head.bias = new_embeddings.weight, new_embeddings.bias  # type: ignore[assignment]
-            # Else transformers' next `post_init` draws the weights anew.
-            head._is_hf_initialized = True  # type: ignore[assignment]
-            new_embeddings = head
-        self.lm_head = new_embeddings
+        """Takes the weights of any Linear."""
+        self.lm_head = as_output_head(new_embeddings)
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """Targets [B, T] shifted right behind the start token; -100 becomes padding."""

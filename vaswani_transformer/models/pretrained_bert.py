@@ -11,8 +11,9 @@ from transformers import initialization as init
 
 from .blocks_bert import BertLayer, BertSelfAttention
 from .configuration_bert import VaswaniBertConfig
-from .heads_bert import IGNORED, BertHeads, BertPredictions, check_range, divided, real_labels
-from .layers import OutputHead, check_token_ids, cross_entropy
+from .heads_bert import BertHeads, BertPredictions
+from .layers import OutputHead, as_output_head, check_token_ids, cross_entropy
+from .losses import IGNORED, check_range, divided, real_labels
 
 Count = int | Tensor | None
 
@@ -74,14 +75,9 @@ class MaskedWordsModel(VaswaniBertPreTrainedModel):
         return self.cls.predictions.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Takes the weights of a plain Linear, which is what transformers makes when it resizes, into an OutputHead."""
-        if not isinstance(new_embeddings, OutputHead):
-            head = OutputHead(new_embeddings.in_features, new_embeddings.out_features, device="meta")
-            head.weight, head.bias = new_embeddings.weight, new_embeddings.bias
-            # Else transformers' next `post_init` draws the weights anew.
-            head._is_hf_initialized = True  # type: ignore[assignment]
-            new_embeddings = head
-        self.cls.predictions.decoder, self.cls.predictions.bias = new_embeddings, new_embeddings.bias
+        """Takes the weights of any Linear."""
+        head = as_output_head(new_embeddings)
+        self.cls.predictions.decoder, self.cls.predictions.bias = head, head.bias
 
     def _masked_words(
         self, outputs: Any, labels: Tensor | None, num_items: Count, return_logits: bool | None, inputs: Any
