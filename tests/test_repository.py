@@ -26,7 +26,7 @@ MODEL_FILES = sorted(path for path in (PACKAGE / "models").glob("*.py") if path.
 TOP = {"train", "families", "finetune", "evaluation", "hub", "convert", "pipelines"}
 # What a stranger who loads a pushed repo has anyway.
 MODEL_IMPORTS = {"torch", "transformers", "tokenizers", "huggingface_hub"}
-DISTRIBUTIONS = {"yaml": "pyyaml", "lm_eval": "lm-eval"}
+DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit-learn", "lm_eval": "lm-eval"}
 STANDARD = sys.stdlib_module_names | {"compression"}  # of Python 3.14, tried and done without
 
 
