@@ -98,6 +98,16 @@ def load_data(section: Mapping[str, Any]) -> LabelledData:
     return LabelledData(TASKS[task](options, train, declared), train, held)
 
 
+def check_is_bert(source: str) -> None:
+    """Raises ValueError where a recipe's `model.from` is no BERT, ours or transformers'."""
+    try:
+        model_type = AutoConfig.from_pretrained(source).model_type
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model.from must name a model's folder or Hub repository; got {source!r}") from error
+    if model_type not in MODEL_TYPES:
+        raise ValueError(f"model.from must be a BERT ({', '.join(MODEL_TYPES)}); got {model_type!r} in {source!r}")
+
+
 def head_model(section: Mapping[str, Any], data: Any, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The model of a task, in float32; a head that the checkpoint does not have is drawn anew.
 
@@ -107,17 +117,8 @@ def head_model(section: Mapping[str, Any], data: Any, tokenizer: PreTrainedToken
         tokenizer: whose ids the model must know.
 
     Raises:
-        ValueError: a `from` that is no BERT, an unknown field, weights that do not fit the task, texts longer than the
-            position table.
+        ValueError: an unknown field, weights that do not fit the task, texts longer than the position table.
     """
-    source = section.get("from")
-    if source is not None:
-        try:
-            model_type = AutoConfig.from_pretrained(source).model_type
-        except (OSError, ValueError) as error:
-            raise ValueError(f"model.from must name a model's folder or Hub repository; got {source!r}") from error
-        if model_type not in MODEL_TYPES:
-            raise ValueError(f"model.from must be a BERT ({', '.join(MODEL_TYPES)}); got {model_type!r} in {source!r}")
     family = dataclasses.replace(FAMILIES["bert"], model=getattr(models, data.model))
     model = build_model(family, {**section, **data.fields}, tokenizer)
     limit = model.config.max_position_embeddings
@@ -266,6 +267,14 @@ def checkpoint_to_resume(output: Path) -> str | None:
     return found
 
 
+def last_validation(trainer: Trainer) -> dict[str, float]:
+    """The results on the validation rows after the last update, measured unless Trainer just has."""
+    history = [record for record in trainer.state.log_history if "eval_loss" in record]
+    done = bool(history) and history[-1]["step"] == trainer.state.global_step
+    results = history[-1] if done else trainer.evaluate()
+    return {name.removeprefix("eval_"): value for name, value in results.items() if name.startswith("eval_")}
+
+
 def finetune(recipe: FinetuneRecipe, *, resume: bool = False) -> Path:
     """Fine-tunes what a recipe describes; under `accelerate launch`, on all its processes.
 
@@ -281,6 +290,8 @@ def finetune(recipe: FinetuneRecipe, *, resume: bool = False) -> Path:
     """
     output = Path(recipe.output)
     checkpoint = checkpoint_to_resume(output) if resume else check_unused(output)
+    if "from" in recipe.model:
+        check_is_bert(recipe.model["from"])
     set_seed(recipe.seed)
     data = load_data(recipe.data)
     tokenizer = load_tokenizer(recipe.tokenizer.get("from") or recipe.model["from"])
@@ -291,10 +302,9 @@ def finetune(recipe: FinetuneRecipe, *, resume: bool = False) -> Path:
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.monotonic() - began
-    results = trainer.evaluate() if data.validation else {}
+    results = last_validation(trainer) if data.validation else {}
     trainer.save_model(str(output))  # with the tokenizer
     if trainer.is_world_process_zero():
-        results = {name.removeprefix("eval_"): value for name, value in results.items()}
         summary = {
             "recipe": recipe.to_dict(),
             "data": {"train": len(data.train), "validation": len(data.validation), "labels": data.module.labels},

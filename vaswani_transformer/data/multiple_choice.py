@@ -69,7 +69,7 @@ def choices_of(row: Row) -> tuple[list[str], list[str]]:
     Raises:
         ValueError: fewer than two, or of an unknown form.
     """
-    given = row["choices"]
+    given: Any = row["choices"]
     if isinstance(given, Mapping) and {"label", "text"} <= given.keys():
         given = [{"label": label, "text": text} for label, text in zip(given["label"], given["text"], strict=True)]
     if not isinstance(given, list) or len(given) < 2:

@@ -169,7 +169,8 @@ def answers_of(row: Row) -> list[tuple[str, int]]:
     given, text = row["answers"], row["context"]
     if isinstance(given, Mapping) and {"text", "answer_start"} <= given.keys():
         given = [dict(zip(given, values, strict=True)) for values in zip(*given.values(), strict=True)]
-    if not isinstance(given, list) or not all({"text", "answer_start"} <= answer.keys() for answer in given):
+    keys = {"text", "answer_start"}
+    if not isinstance(given, list) or not all(isinstance(x, Mapping) and keys <= x.keys() for x in given):
         raise ValueError(f"answers must have a text and an answer_start each; got {given!r} for id={row['id']!r}")
     found = [(str(answer["text"]), int(answer["answer_start"])) for answer in given]
     for answer, start in found:

@@ -110,7 +110,7 @@ def _answers_score(data: QuestionAnsweringData, rows: Sequence[Row], tokenizer: 
     windows, gold = data.windows(rows, tokenizer), squad.references(rows)
 
     def score(prediction: EvalPrediction) -> dict[str, float]:
-        starts, ends = prediction.predictions
+        starts, ends = tuple(prediction.predictions)[:2]
         answers = squad.find_answers(rows, windows, list(starts), list(ends), options=data.options)
         found = [{"id": name, "prediction_text": text} for name, text in answers.texts.items()]
         return metric.compute(predictions=found, references=gold) or {}
