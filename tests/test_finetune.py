@@ -18,8 +18,8 @@ pytest.importorskip("seqeval", reason="needs the extra [eval]: evaluate, scikit-
 
 GOOD, BAD = ["good", "fine", "great", "nice"], ["bad", "poor", "awful", "sad"]
 WORDS = [*GOOD, *BAD, "a", "film", "with", "music", "and", "anna", "paris", "saw", "in", "who", "where", "?", "1", "2"]
-SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+STILL: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def tsv(rows: list[tuple[Any, ...]]) -> str:

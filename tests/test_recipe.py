@@ -9,7 +9,10 @@ from typing import Any, Literal
 import pytest
 import yaml
 
+from vaswani_transformer.data.bert_options import BertPretrainingOptions
 from vaswani_transformer.finetune_recipe import FinetuneRecipe
+from vaswani_transformer.models import VaswaniBertConfig
+from vaswani_transformer.phases import phases_of
 from vaswani_transformer.recipe import Recipe, load_recipe, recipe_names, recipe_path, recipe_summaries
 from vaswani_transformer.sections import read_section
 
@@ -75,7 +78,47 @@ def test_every_recipe_named_by_its_issue_ships():
     pairs = {f"transformer-{size}-wmt14-en-{pair}" for size in ("base", "big") for pair in ("de", "fr")}
     tasks = {"sst2", "cola", "rte", "mrpc", "stsb", "ner", "squad", "commonsenseqa"}
     assert set(FINETUNING) == {f"bert-{task}" for task in tasks}
-    assert pairs | {"transformer-tiny-multi30k-en-de", "transformer-demo"} <= set(recipe_names())
+    berts = {"bert-base-pretraining", "bert-large-pretraining", "bert-tiny-books", "bert-demo"}
+    assert pairs | berts | {"transformer-tiny-multi30k-en-de", "transformer-demo"} <= set(recipe_names())
+
+
+def test_bert_bases_recipe_holds_the_papers_numbers():
+    recipe = load_recipe("bert-base-pretraining")
+    assert (recipe.model["preset"], recipe.batch.sequences, recipe.steps) == ("base", 256, 1_000_000)
+    assert [(phase.start, phase.end) for phase in phases_of(recipe, recipe.steps)] == [
+        (0, 900_000),
+        (900_000, 1_000_000),
+    ]
+    assert [one.data["max_seq_length"] for one in recipe.by_phase()] == [128, 512]
+    assert [one.data["name"] for one in recipe.by_phase()] == ["wikimedia/wikipedia"] * 2
+    optimizer, schedule = recipe.optimizer, recipe.schedule
+    assert (optimizer.learning_rate, optimizer.betas, optimizer.weight_decay) == (1e-4, [0.9, 0.999], 0.01)
+    assert not optimizer.bias_correction
+    assert (schedule.name, schedule.warmup_steps, schedule.power) == ("linear", 10_000, 1.0)
+
+
+def test_bert_larges_recipe_holds_the_numbers_of_the_lamb_run():
+    recipe = load_recipe("bert-large-pretraining")
+    phases = phases_of(recipe, recipe.steps)
+    assert [phase.end - phase.start for phase in phases] == [phase.schedule_steps for phase in phases] == [7038, 1563]
+    assert all(phase.starts_schedule for phase in phases)
+    told = [(one.batch.sequences, one.optimizer.learning_rate, one.schedule.warmup_steps) for one in recipe.by_phase()]
+    assert told == [(65_536, 6e-3, 2001), (32_768, 4e-3, 200)]
+    assert {(one.optimizer.name, one.schedule.power) for one in recipe.by_phase()} == {("lamb", 0.5)}
+
+
+@pytest.mark.parametrize("name", sorted({name for name in recipe_names() if name.startswith("bert")} - set(FINETUNING)))
+def test_the_data_and_the_model_of_a_bert_recipe_fit_each_other_in_every_phase(name):
+    for one in load_recipe(name).by_phase():
+        options = BertPretrainingOptions.from_dict(one.data)
+        fields = {key: value for key, value in one.model.items() if key not in ("family", "preset")}
+        config = VaswaniBertConfig.preset(one.model.get("preset", "base"), **fields)
+        assert options.max_seq_length <= config.max_position_embeddings
+
+
+def test_the_folder_that_bert_tiny_books_names_is_there(shared_data):
+    folder = Path(load_recipe("bert-tiny-books").data["name"])
+    assert list((shared_data / folder.relative_to("../shared/data")).glob("*.jsonl.xz"))
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if "multi30k" in name])

@@ -1,6 +1,7 @@
 """What people write themselves around BERT: Trainer, pipelines, PEFT, sentence-transformers, without a recipe."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from vaswani_transformer import (
 
 TEXTS = ["a good film", "a bad film", "good music and a film", "bad music", "good", "a film with bad music"]
 LABELS = [1, 0, 1, 0, 1, 0]
-SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
+SIZES: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
 SIZES |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
@@ -102,7 +103,7 @@ def test_token_classification_gives_each_piece_its_place_in_the_text(saved):
     folder, _ = saved(VaswaniBertForTokenClassification, id2label={0: "A", 1: "B"}, label2id={"A": 0, "B": 1})
     found = pipeline("token-classification", model=folder)("good music")
     assert {row["entity"] for row in found} <= {"A", "B"}
-    assert "".join("good music"[row["start"] : row["end"]] for row in found) == "goodmusic"
+    assert "".join("good music"[int(row["start"]) : int(row["end"])] for row in found) == "goodmusic"
 
 
 def test_feature_extraction_gives_the_hidden_states(saved, tokenizer):

@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .data.bert_pretraining import BertPretrainingData
 from .data.translation import TranslationData
+from .evaluation.bert_pretraining import accuracy_metric
 from .evaluation.translation import bleu_metric
 from .models import (
     VaswaniBertConfig,
@@ -41,7 +42,7 @@ class Family:
 
 
 FAMILIES = {
-    "bert": Family(VaswaniBertConfig, VaswaniBertForPreTraining, BertPretrainingData, {}),
+    "bert": Family(VaswaniBertConfig, VaswaniBertForPreTraining, BertPretrainingData, {"accuracy": accuracy_metric}),
     "transformer": Family(
         VaswaniTransformerConfig, VaswaniTransformerForConditionalGeneration, TranslationData, {"bleu": bleu_metric}
     ),

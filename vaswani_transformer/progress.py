@@ -10,6 +10,7 @@ class Progress:
     Args:
         steps: updates of the whole run: the recipe's, or as many as fit into its minutes.
         step: updates done.
+        phase: number of the phase of the last update, from 1.
         epoch: the epoch the next update belongs to.
         position: updates of that epoch done.
         tokens: target tokens seen.
@@ -22,6 +23,7 @@ class Progress:
 
     steps: int = 0
     step: int = 0
+    phase: int = 1
     epoch: int = 0
     position: int = 0
     tokens: int = 0

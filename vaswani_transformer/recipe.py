@@ -139,14 +139,15 @@ class ValidateSection:
 
     Args:
         every_steps: updates between validations; null for the end only.
-        metrics: "loss" (token negative log-likelihood) and "bleu" (sacreBLEU of searched translations, slow).
+        metrics: "loss" (token negative log-likelihood), "bleu" (sacreBLEU of searched translations, slow), "accuracy"
+            (BERT's, with the losses of both its tasks).
         limit: sentences translated for bleu; null for all.
         patience: stop after this many validations without a better `best` metric; null to train to the end.
         best: the metric that decides which checkpoint is kept in `best/`.
     """
 
     every_steps: int | None = None
-    metrics: list[Literal["loss", "bleu"]] = field(default_factory=lambda: ["loss"])
+    metrics: list[Literal["loss", "bleu", "accuracy"]] = field(default_factory=lambda: ["loss"])
     limit: int | None = None
     patience: int | None = None
     best: Literal["loss", "bleu"] = "loss"
@@ -163,6 +164,33 @@ class ValidateSection:
 
 
 @dataclass(frozen=True)
+class PhaseSection:
+    """A stretch of the run with some keys of its own; all other keys are the recipe's.
+
+    Where any phase has a learning_rate or warmup_steps, each has a schedule of its own over its own updates (NVIDIA's
+    recipe for LAMB); else one schedule runs through all of them (BERT's).
+
+    Args:
+        share: of the run's updates; those of all phases add up to 1.
+        data: keys of `data` that differ, {max_seq_length: 512}.
+        batch: keys of `batch` that differ.
+        learning_rate: peak of the phase's own schedule; the recipe's by default.
+        warmup_steps: warm-up of the phase's own schedule; the recipe's by default.
+    """
+
+    share: float
+    data: dict[str, Any] = field(default_factory=dict)
+    batch: dict[str, int] = field(default_factory=dict)
+    learning_rate: float | None = None
+    warmup_steps: int | None = None
+
+    @property
+    def starts_schedule(self) -> bool:
+        """Returns whether the phase asks for a schedule of its own."""
+        return self.learning_rate is not None or self.warmup_steps is not None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One training run. The comments of the shipped files say what each key costs.
 
@@ -176,6 +204,8 @@ class Recipe:
         minutes: wall-clock time for the updates, validation not counted: the run measures its speed first, and plans
             as many as fit, so a faster machine trains longer and the schedule still ends. Not reproducible; null for
             `steps` alone.
+        phases: stretches of the run with other data, batches or rates, in order; see PhaseSection. Each starts a new
+            epoch, and `validate.best` anew: losses on other data cannot be compared.
         optimizer: see OptimizerSection.
         schedule: see ScheduleSection.
         precision: "bf16" and "fp16" are autocast over float32 weights.
@@ -200,6 +230,7 @@ class Recipe:
     output: str
     tokenizer: dict[str, Any] = field(default_factory=dict)
     minutes: float | None = None
+    phases: list[PhaseSection] = field(default_factory=list)
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     schedule: ScheduleSection = field(default_factory=ScheduleSection)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -225,6 +256,7 @@ class Recipe:
         _check_tokenizer(self.tokenizer, model=self.model)
         self._check_averaging()
         self._check_schedule()
+        self._check_phases()
 
     def _check_averaging(self) -> None:
         if self.average_last > self.save.keep:
@@ -248,6 +280,38 @@ class Recipe:
             raise ValueError(
                 f"schedule.name={self.schedule.name} needs optimizer.learning_rate, its peak; got learning_rate=None"
             )
+
+    def _check_phases(self) -> None:
+        above_zero(**{f"phases[{number}].share": phase.share for number, phase in enumerate(self.phases)})
+        total = sum(phase.share for phase in self.phases)
+        if self.phases and abs(total - 1.0) > 1e-6:
+            raise ValueError(f"phases must have shares that add up to 1; got {total:g}")
+        if self.phases and self.minutes is not None:
+            raise ValueError(
+                f"minutes measures the speed of one phase alone; got {len(self.phases)} phases: set minutes=null"
+            )
+        for number, phase in enumerate(self.phases):
+            known = [item.name for item in dataclasses.fields(BatchSection)]
+            for key in phase.batch:
+                if key not in known:
+                    names = [f"phases[{number}].batch.{name}" for name in known]
+                    raise ValueError(unknown_name(f"phases[{number}].batch.{key}", names, "recipe key"))
+        self.by_phase()
+
+    def by_phase(self) -> "list[Recipe]":
+        """Returns the recipe of each phase, its keys in place and no phases in it; of the run where it has none."""
+        return [self._in_phase(phase) for phase in self.phases] or [self]
+
+    def _in_phase(self, phase: PhaseSection) -> "Recipe":
+        rate, warmup = phase.learning_rate, phase.warmup_steps
+        return dataclasses.replace(
+            self,
+            phases=[],
+            data=self.data | phase.data,
+            batch=dataclasses.replace(self.batch, **phase.batch),
+            optimizer=self.optimizer if rate is None else dataclasses.replace(self.optimizer, learning_rate=rate),
+            schedule=self.schedule if warmup is None else dataclasses.replace(self.schedule, warmup_steps=warmup),
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":

@@ -48,6 +48,9 @@ class RunLog:
         start_step: updates done before, on resuming. Records of later steps, left by the run that was killed, are
             dropped; 0 starts the files anew.
 
+    Attributes:
+        phase: number of the run's phase, told in every record and line from then on; None where it has but one.
+
     Raises:
         ValueError: log_every or total_steps below 1.
     """
@@ -66,6 +69,7 @@ class RunLog:
             raise ValueError(f"log_every and steps must be 1 or more; got {log_every=}, steps={total_steps}")
         self.folder, self.enabled = Path(folder), enabled
         self.total_steps, self.log_every, self.flops_per_token = total_steps, log_every, flops_per_token
+        self.phase: int | None = None
         if not enabled:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +149,7 @@ class RunLog:
             values["flops_per_second"] = values["tokens_per_second"] * self.flops_per_token
         eta = (self.total_steps - step) * seconds / self._updates
         self._write("train", step, values)
-        line = _progress_line(values)
+        line = ("" if self.phase is None else f"phase {self.phase}  ") + _progress_line(values)
         if self._bar is not None:
             self._bar.set_postfix_str(line, refresh=False)
         else:
@@ -158,7 +162,8 @@ class RunLog:
             return
         values = {name: float(value) for name, value in metrics.items()}
         self._write("validation", step, values)
-        line = f"validation at step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        place = f"step {step}" if self.phase is None else f"step {step}, phase {self.phase}"
+        line = f"validation at {place}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
         else:
@@ -177,7 +182,8 @@ class RunLog:
     def _write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         seconds = round(time.perf_counter() - self._started, 3)
-        self._file.write(json.dumps({"kind": kind, "step": step, **finite, "seconds": seconds}) + "\n")
+        place: dict[str, Any] = {"kind": kind, "step": step} | ({"phase": self.phase} if self.phase else {})
+        self._file.write(json.dumps({**place, **finite, "seconds": seconds}) + "\n")
         self._file.flush()
         if self._board is not None:
             for name, value in values.items():

@@ -24,12 +24,12 @@ from .data.token_batches import EpochBatches
 from .families import build_model, family_of
 from .optim import EMA, build_optimizer, build_schedule
 from .pace import steps_that_fit
+from .phases import Phase, check_lengths, phase_at, phases_of, prepare_data, saved_phase
 from .progress import Progress
 from .random_state import random_state, set_random_state
 from .recipe import Recipe
 from .run_folder import RUN, check_unused, checkpoint_to_resume
 from .run_log import RunLog, environment, flops_per_token
-from .sections import read_section
 from .stop_requests import leave_stopping_to_the_parent, stop_requests
 
 logger = logging.getLogger(__name__)
@@ -58,10 +58,16 @@ class Training:
         _check_world(self.accelerator)
         set_seed(recipe.seed)
         with self.accelerator.main_process_first():  # the others find its cache
-            self.data = self._prepare_data()
+            self.data_by_phase = prepare_data(self.family, recipe, checkpoint=self.checkpoint)
+        self.data = self.data_by_phase[0]
+        self.fingerprint = " ".join(data.fingerprint for data in self.data_by_phase)
         model = build_model(self.family, recipe.model, self.data.tokenizer, checkpoint=self.checkpoint)
+        check_lengths(self.data_by_phase, model.config)
         model.to(self.accelerator.device)  # pyright: ignore[reportArgumentType] (its stub wants one fixed signature)
         self.progress = self._saved_progress()
+        self.phases = phases_of(recipe, self.progress.steps)
+        self.phase = saved_phase(self.phases, self.progress.phase)
+        self.data = self.data_by_phase[self.phase.number - 1]
         self.optimizer = build_optimizer(model, recipe.optimizer)
         self.schedule = self._build_schedule(self.optimizer, model.config)
         self.ema = EMA(model, recipe.ema_decay) if recipe.ema_decay else None
@@ -74,11 +80,13 @@ class Training:
         if recipe.compile:
             model.compile(dynamic=True)
         self.flops_per_token = flops_per_token(model, self.data.source_share)
-        bare_optimizer = self.optimizer
-        self.model, self.optimizer = self.accelerator.prepare(model, bare_optimizer)
+        self.bare_optimizer = self.optimizer
+        self.model, self.optimizer = self.accelerator.prepare(model, self.bare_optimizer)
         if recipe.minutes is not None and self.checkpoint is None:
             self.progress.steps = self._steps_that_fit(recipe.minutes)
-            self.schedule = self._build_schedule(bare_optimizer, model.config)
+            self.phases = phases_of(recipe, self.progress.steps)
+            self.phase = self.phases[0]
+            self.schedule = self._build_schedule(self.bare_optimizer, model.config)
         self._set_random_state()
 
     @property
@@ -94,20 +102,6 @@ class Training:
             known = ["loss", *self.family.metrics]
             raise ValueError(f"validate.metrics of this model family are {', '.join(known)}; got {unknown}")
 
-    def _prepare_data(self) -> Any:
-        recipe = self.recipe
-        options = read_section(self.family.data.Options, recipe.data, where="data")
-        tokenizer = recipe.tokenizer or {"from": recipe.model.get("from")}
-        if self.checkpoint is not None:  # its weights know no other
-            tokenizer = {"from": str(self.checkpoint)}
-        data = self.family.data.prepare(options, tokenizer, recipe.batch, seed=recipe.seed)
-        if recipe.validate.every_steps is not None and not data.validation_batches():
-            raise ValueError(
-                f"validate.every_steps={recipe.validate.every_steps} needs validation text; got none: name it in the "
-                "recipe's data, or set validate.every_steps=null"
-            )
-        return data
-
     def _saved_progress(self) -> Progress:
         if self.checkpoint is None:
             return Progress(steps=self.recipe.steps)
@@ -119,8 +113,8 @@ class Training:
         return progress
 
     def _build_schedule(self, optimizer: Any, config: Any) -> LambdaLR:
-        schedule, settings = self.recipe.schedule, self.recipe.optimizer
-        return build_schedule(optimizer, schedule, settings, d_model=config.hidden_size, steps=self.progress.steps)
+        recipe, steps = self.phase.recipe, self.phase.schedule_steps
+        return build_schedule(optimizer, recipe.schedule, recipe.optimizer, d_model=config.hidden_size, steps=steps)
 
     def _steps_that_fit(self, minutes: float) -> int:
         """As many updates as the main process finds time for, on gradients that are thrown away."""
@@ -171,7 +165,7 @@ class Training:
         for key in sorted(now.keys() | saved.keys()):
             if now.get(key) != saved.get(key):
                 logger.warning("resuming with another %s: saved with %s, now %s", key, saved.get(key), now.get(key))
-        if state.get("data", self.data.fingerprint) != self.data.fingerprint:
+        if state.get("data", self.fingerprint) != self.fingerprint:
             logger.warning("resuming on other data: its text, or what is left out of it, has changed")
 
     # ------------------------------------------------------------------------------------------------ the loop
@@ -196,6 +190,7 @@ class Training:
         saved_at, began = time.monotonic(), time.monotonic() - progress.seconds
         with log, stop_requests() as stop:
             for micro_batches, target_tokens, real_tokens in self.updates():
+                log.phase = progress.phase if len(self.phases) > 1 else None
                 losses, grad_norm, rate = self.update(micro_batches, target_tokens)
                 progress.step += 1
                 progress.position += 1
@@ -226,8 +221,9 @@ class Training:
         """
         progress = self.progress
         while progress.step < progress.steps and not self._out_of_patience():
+            self._enter(phase_at(self.phases, progress.step))
             batches = self._epoch_batches(progress.epoch)
-            end = min(len(batches), progress.position + progress.steps - progress.step)
+            end = min(len(batches), progress.position + self.phase.end - progress.step)
             yield from DataLoader(
                 batches,
                 batch_size=None,
@@ -241,8 +237,21 @@ class Training:
             if end == len(batches):  # else the last step lies inside the epoch, and a longer run goes on there
                 progress.epoch, progress.position = progress.epoch + 1, 0
 
+    def _enter(self, phase: Phase) -> None:
+        """Goes on in a phase, where the run is not there yet: with its data in a new epoch, and its schedule."""
+        progress = self.progress
+        if phase.number == progress.phase:
+            return
+        self.phase, progress.phase, self.data = phase, phase.number, self.data_by_phase[phase.number - 1]
+        progress.epoch, progress.position = progress.epoch + (progress.position > 0), 0
+        progress.best = progress.best_step = None
+        progress.stale = 0
+        if phase.starts_schedule:
+            self.schedule = self._build_schedule(self.bare_optimizer, self.bare_model.config)
+        logger.info("phase %d of %d, updates %d to %d", phase.number, len(self.phases), phase.start + 1, phase.end)
+
     def _epoch_batches(self, epoch: int) -> EpochBatches:
-        world, accumulation = self.accelerator.num_processes, self.recipe.batch.accumulation
+        world, accumulation = self.accelerator.num_processes, self.phase.recipe.batch.accumulation
         wanted = range(self.accelerator.process_index, world * accumulation, world)
         return EpochBatches(self.data, self.data.epoch(epoch), world * accumulation, wanted)
 
@@ -342,7 +351,7 @@ class Training:
             if self.ema is not None:
                 torch.save(self.ema.state_dict(), folder / "ema.pt")
             state = {"progress": dataclasses.asdict(self.progress), "recipe": self.recipe.to_dict()}
-            checkpoints.write_state(folder, state | {"data": self.data.fingerprint})
+            checkpoints.write_state(folder, state | {"data": self.fingerprint})
 
         if self.accelerator.is_main_process:
             keep = self.recipe.save.keep
@@ -393,7 +402,11 @@ class Training:
         """What `run.json` holds: the resolved recipe, the data, the machine and the results."""
         return {
             "recipe": self.recipe.to_dict(),
-            "data": {"fingerprint": self.data.fingerprint, "counts": self.data.counts},
+            "data": {"fingerprint": self.fingerprint, "counts": self.data.counts},
+            "phases": [
+                {"start": phase.start, "end": phase.end, "counts": data.counts}
+                for phase, data in zip(self.phases, self.data_by_phase, strict=True)
+            ],
             "parameters": self.bare_model.num_parameters(),
             "training_flops": self.flops_per_token * self.progress.real_tokens,
             "processes": self.accelerator.num_processes,

@@ -13,7 +13,7 @@ import datasets
 import pytest
 
 from vaswani_transformer.data import bert_options
-from vaswani_transformer.data.bert_options import BertPretrainingOptions, load_documents
+from vaswani_transformer.data.bert_options import BertPretrainingOptions, has_documents, load_documents, open_documents
 from vaswani_transformer.data.documents import Documents
 
 from .corpora import counting_documents, counting_text, counting_tokenizer
@@ -74,6 +74,40 @@ def test_a_data_set_is_read_by_name_split_and_column(tmp_path):
     assert ids(load(tmp_path, name=name, column="body", splits={"train": "train[1:]"})) == IDS[1:]
     with pytest.raises(ValueError, match=r"data\.column must be a column of .*one of title, body; got 'text'"):
         load(tmp_path, name=name)
+
+
+def test_further_data_sets_follow_the_first_each_with_keys_of_its_own(tmp_path):
+    for name, column, documents in (("one", "text", TEXT[:1]), ("two", "body", TEXT[1:])):
+        (tmp_path / name).mkdir()
+        rows = [{column: "\n".join(document)} for document in documents]
+        (tmp_path / name / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    more = [{"name": two, "column": "body", "splits": {"train": "train[:1]", "validation": "train[1:]"}}]
+    options = BertPretrainingOptions.from_dict({"name": one, "more": more, "next_sentence": False})
+    tokenizer = counting_tokenizer(TEXT)
+
+    def read(split: str) -> list[list[list[int]]]:
+        return ids(load_documents(options, split, tokenizer, cache_dir=str(tmp_path / "cache")))
+
+    assert has_documents(options, "validation")
+    assert (read("train"), read("validation")) == (IDS[:2], IDS[2:])
+    with pytest.raises(ValueError, match=r"did you mean 'data\.more: splits\.validation'"):
+        BertPretrainingOptions.from_dict({"name": one, "more": [{"name": two, "splits": {"valid": "train"}}]})
+    with pytest.raises(ValueError, match=r"data\.more goes with data\.name only"):
+        BertPretrainingOptions.from_dict({"files": {"train": "a.txt"}, "more": more})
+
+
+def test_the_embedded_novels_are_parted_by_chapter(tmp_path):
+    options = BertPretrainingOptions(embedded="austen")
+    chapters = {}
+    for split in ("train", "validation"):
+        pieces = list(open_documents(options, split)[1])
+        chapters[split] = {number for _, number, _ in pieces}
+        assert sum(piece is None for _, _, piece in pieces) == len(chapters[split])
+    assert {split: len(numbers) for split, numbers in chapters.items()} == {"train": 256, "validation": 13}
+    assert not chapters["train"] & chapters["validation"]
+    with pytest.raises(ValueError, match=r"data\.embedded must be one of austen; got 'dickens'"):
+        open_documents(BertPretrainingOptions(embedded="dickens"), "train")
 
 
 def test_documents_and_sentences_without_a_token_are_left_out(tmp_path):

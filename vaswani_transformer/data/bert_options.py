@@ -3,14 +3,14 @@
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from ..sections import read_section, unknown_name
-from .document_sources import PlacedPieces, open_document_files, open_document_set
+from .document_sources import PlacedPieces, open_document_files, open_document_set, open_embedded_documents
 from .documents import NOTES, Documents, read_sentences, sentence_splitter, write_documents
 from .parallel_text import cache_folder
 from .text_files import file_format
@@ -23,8 +23,22 @@ CACHE_FORMAT = 1  # raise it when reading or tokenising changes, so that no olde
 
 
 @dataclass(frozen=True)
+class DataSetOptions:
+    """A data set of the Hub beside the first one; its keys are those of BertPretrainingOptions."""
+
+    name: str
+    config: str | None = None
+    revision: str | None = None
+    splits: dict[str, str] | None = None
+    column: str = "text"
+
+    def __post_init__(self) -> None:
+        _check_splits("data.more: splits", self.splits)
+
+
+@dataclass(frozen=True)
 class BertPretrainingOptions:
-    """The recipe's `data` section for BERT. One of `name` and `files` says where the documents are.
+    """The recipe's `data` section for BERT. One of `name`, `files` and `embedded` says where the documents are.
 
     Args:
         name: a data set of the Hub, or a folder `datasets.load_dataset` reads; a row is a document.
@@ -32,8 +46,12 @@ class BertPretrainingOptions:
         revision: its branch, tag or commit.
         splits: its split for train and validation, {train: "train[1%:]", validation: "train[:1%]"}; by default there is
             "train" and no validation.
+        more: further data sets to read after the first, each with name, config, revision, splits and column of its own:
+            BERT's corpus is an encyclopedia and books.
         files: {train: FILE, validation: FILE}, or lists of files. A .jsonl or .parquet file has a document a row, any
             other is text with blank lines between documents. Any may be .gz, .xz, .bz2 or .zst.
+        embedded: a corpus that ships with the package: "austen", six novels, a chapter a document, a paragraph a line;
+            every twentieth chapter is for validation.
         column: where the text stands in rows.
         sentences: "lines" where each line is a sentence, "split" where it is a paragraph to cut into sentences.
         language: code of the language to split.
@@ -59,7 +77,9 @@ class BertPretrainingOptions:
     config: str | None = None
     revision: str | None = None
     splits: dict[str, str] | None = None
+    more: list[DataSetOptions] = field(default_factory=list)
     files: dict[str, Any] | None = None
+    embedded: str | None = None
     column: str = "text"
     sentences: Literal["lines", "split"] = "lines"
     language: str = "en"
@@ -94,18 +114,14 @@ class BertPretrainingOptions:
             )
 
     def _check_source(self) -> None:
-        given = [key for key in ("name", "files") if getattr(self, key)]
+        given = [key for key in ("name", "files", "embedded") if getattr(self, key)]
         if len(given) != 1:
-            raise ValueError(f"data needs exactly one of name and files; got {' and '.join(given) or 'neither'}")
-        for key in ("config", "revision", "splits"):
-            if getattr(self, key) is not None and not self.name:
+            raise ValueError(f"data needs exactly one of name, files and embedded; got {' and '.join(given) or 'none'}")
+        for key in ("config", "revision", "splits", "more"):
+            if getattr(self, key) and not self.name:
                 raise ValueError(f"data.{key} goes with data.name only; got {key}={getattr(self, key)!r}")
-        for key, values in (("files", self.files or {"train": ""}), ("splits", self.splits or {"train": ""})):
-            for split in values:
-                if split not in SPLITS:
-                    raise ValueError(unknown_name(f"data.{key}.{split}", [f"data.{key}.{s}" for s in SPLITS], "key"))
-            if "train" not in values:
-                raise ValueError(f"data.{key} must name train; got {', '.join(values)}")
+        _check_splits("data.files", self.files)
+        _check_splits("data.splits", self.splits)
         for split, paths in (self.files or {}).items():
             for path in paths if isinstance(paths, list) and paths else [paths]:
                 if not isinstance(path, str | Path) or not str(path):
@@ -129,18 +145,37 @@ class BertPretrainingOptions:
         return 0.1 if self.short_seq_prob is None else self.short_seq_prob
 
 
+def _check_splits(key: str, values: Mapping[str, Any] | None) -> None:
+    for split in values or ():
+        if split not in SPLITS:
+            raise ValueError(unknown_name(f"{key}.{split}", [f"{key}.{known}" for known in SPLITS], "key"))
+    if values is not None and "train" not in values:
+        raise ValueError(f"{key} must name train; got {', '.join(values)}")
+
+
 def has_documents(options: BertPretrainingOptions, split: str) -> bool:
     """Says whether the options name text for a split."""
-    return split == "train" or split in (options.files or options.splits or ())
+    named = [options.files, options.splits, *(one.splits for one in options.more)]
+    return split == "train" or options.embedded is not None or any(split in (splits or ()) for splits in named)
 
 
 def open_documents(options: BertPretrainingOptions, split: str) -> tuple[Any, PlacedPieces]:
     """Returns what tells an unchanged source from a changed one, and the lines of its documents."""
     if options.name:
-        name = (options.splits or {}).get(split, split)
-        return open_document_set(options.name, options.config, options.revision, name, column=options.column)
+        sets = [one for one in (options, *options.more) if split == "train" or split in (one.splits or ())]
+        opened = [_open_set(one, split) for one in sets]
+        origins = [origin for origin, _ in opened]
+        return origins if options.more else origins[0], (piece for _, pieces in opened for piece in pieces)
+    if options.embedded:
+        return open_embedded_documents(options.embedded, split)
     paths = (options.files or {})[split]
     return open_document_files(paths if isinstance(paths, list) else [paths], column=options.column)
+
+
+def _open_set(one: BertPretrainingOptions | DataSetOptions, split: str) -> tuple[Any, PlacedPieces]:
+    assert one.name is not None
+    named = (one.splits or {}).get(split, split)
+    return open_document_set(one.name, one.config, one.revision, named, column=one.column)
 
 
 def texts_of(options: BertPretrainingOptions) -> tuple[Any, Iterator[str]]:

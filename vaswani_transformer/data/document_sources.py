@@ -12,6 +12,8 @@ import datasets
 
 from .text_files import ROW_FORMATS, BadLine, checked_path, file_format, pick, read_lines, read_rows
 
+EMBEDDED = Path(__file__).resolve().parent.parent / "embedded"
+VALIDATION_SHARE = 20  # of an embedded corpus one document in so many
 END = None  # stands for the end of a document
 Piece = str | BadLine | None
 PlacedPieces = Iterator[tuple[str, int, Piece]]
@@ -48,6 +50,22 @@ def _file_pieces(path: Path, column: str) -> PlacedPieces:
             yield str(path), number, END
     if inside:
         yield str(path), number, END
+
+
+def open_embedded_documents(name: str, split: str) -> tuple[Any, PlacedPieces]:
+    """Opens a corpus that ships with the package: every twentieth document is for validation, the others to train on.
+
+    Raises:
+        ValueError: no such corpus.
+    """
+    files = {path.name.partition(".")[0]: path for path in EMBEDDED.glob("*.jsonl.xz")}
+    if name not in files:
+        raise ValueError(f"data.embedded must be one of {', '.join(sorted(files))}; got {name!r}")
+    path = files[name]
+    rows = enumerate(read_rows(path, ["text"]), start=1)
+    wanted = ((number, row) for number, row in rows if (number % VALIDATION_SHARE == 0) == (split == "validation"))
+    pieces = (piece for number, row in wanted for piece in _row_pieces(path.name, number, row))
+    return [path.name, path.stat().st_size, split], pieces
 
 
 def open_document_set(
