@@ -5,7 +5,8 @@
 For SST-2 (1,000 labels), CoLA and RTE, each with three seeds, it fine-tunes the pre-trained model and one of the same
 shape from random weights, on the same rows with the same settings, and prints a line of JSON for each task: the
 validation metric of both by seed, their means, and the difference in points. The recipes are `bert-sst2`, `bert-cola`
-and `bert-rte`; what stands after `--` changes their keys. The data are those of `../shared/data`, which may not ship.
+and `bert-rte`; `key=value` behind the folder changes their keys. The data are those of `../shared/data`, which may not
+ship.
 """
 
 import argparse
@@ -30,6 +31,7 @@ TASKS = {
 }
 SHAPE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
 SHAPE = (*SHAPE, "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "pad_token_id")
+SHAPE = (*SHAPE, "initializer_range", "hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
 def random_shape(model: str) -> dict[str, Any]:
@@ -72,8 +74,8 @@ def main() -> None:
     parser.add_argument("--out", metavar="DIR", default="runs/compare-pretraining", help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3, help="fine-tunings of each (3)")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="some of the tasks")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="recipe keys to change, after --")
-    arguments = parser.parse_args()
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="recipe keys to change")
+    arguments = parser.parse_intermixed_args()
     lines = []
     for task in arguments.tasks:
         lines.append(compare(task, arguments))
