@@ -78,7 +78,9 @@ def test_every_verbs_help_has_examples_that_parse(verb):
         verb_parser(verb).parse_intermixed_args(words)
 
 
-@pytest.mark.parametrize("verb", ["train-tokenizer", "train", "average", "translate", "evaluate-translation"])
+@pytest.mark.parametrize(
+    "verb", ["train-tokenizer", "train", "finetune", "average", "translate", "evaluate-translation"]
+)
 def test_every_verb_that_writes_takes_out(verb):
     assert "--out" in verb_parser(verb).format_help()
 

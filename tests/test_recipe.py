@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from vaswani_transformer.data.bert_options import BertPretrainingOptions
+from vaswani_transformer.finetune_recipe import FinetuneRecipe
 from vaswani_transformer.models import VaswaniBertConfig
 from vaswani_transformer.phases import phases_of
 from vaswani_transformer.recipe import Recipe, load_recipe, recipe_names, recipe_path, recipe_summaries
@@ -31,9 +32,18 @@ def changed(**keys: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
+def kind_of(name: str) -> Any:
+    """The dataclass that a shipped recipe is read as: one with a `data.task` is for `vaswani finetune`."""
+    data = yaml.safe_load(recipe_path(name).read_text(encoding="utf-8"))["data"]
+    return FinetuneRecipe if "task" in data else Recipe
+
+
+FINETUNING = [name for name in recipe_names() if kind_of(name) is FinetuneRecipe]
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_loads(name):
-    assert load_recipe(name).output == f"runs/{name}"
+    assert load_recipe(name, kind=kind_of(name)).output == f"runs/{name}"
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -66,6 +76,8 @@ def test_the_recipes_of_the_paper_hold_the_papers_numbers():
 
 def test_every_recipe_named_by_its_issue_ships():
     pairs = {f"transformer-{size}-wmt14-en-{pair}" for size in ("base", "big") for pair in ("de", "fr")}
+    tasks = {"sst2", "cola", "rte", "mrpc", "stsb", "ner", "squad", "commonsenseqa"}
+    assert set(FINETUNING) == {f"bert-{task}" for task in tasks}
     berts = {"bert-base-pretraining", "bert-large-pretraining", "bert-tiny-books", "bert-demo"}
     assert pairs | berts | {"transformer-tiny-multi30k-en-de", "transformer-demo"} <= set(recipe_names())
 
@@ -95,7 +107,7 @@ def test_bert_larges_recipe_holds_the_numbers_of_the_lamb_run():
     assert {(one.optimizer.name, one.schedule.power) for one in recipe.by_phase()} == {("lamb", 0.5)}
 
 
-@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("bert")])
+@pytest.mark.parametrize("name", sorted({name for name in recipe_names() if name.startswith("bert")} - set(FINETUNING)))
 def test_the_data_and_the_model_of_a_bert_recipe_fit_each_other_in_every_phase(name):
     for one in load_recipe(name).by_phase():
         options = BertPretrainingOptions.from_dict(one.data)
@@ -116,10 +128,21 @@ def test_the_files_a_local_recipe_names_are_there(name, shared_data):
             assert (shared_data / Path(path).relative_to("../shared/data")).is_file()
 
 
+@pytest.mark.parametrize("name", FINETUNING)
+def test_a_fine_tuning_recipe_reads_the_rows_that_it_names(name, shared_data, repository, monkeypatch):
+    from vaswani_transformer.finetune import load_data
+
+    monkeypatch.chdir(repository)
+    recipe = load_recipe(name, kind=FinetuneRecipe)
+    data = load_data(recipe.data)
+    assert len(data.train) > 1000
+    assert len(data.validation) == recipe.data.get("hold_out", 10_000)
+
+
 def test_a_recipe_survives_the_way_to_plain_values_and_back():
     for name in recipe_names():
-        recipe = load_recipe(name)
-        assert Recipe.from_dict(recipe.to_dict()) == recipe
+        recipe = load_recipe(name, kind=kind_of(name))
+        assert type(recipe).from_dict(recipe.to_dict()) == recipe
         assert yaml.safe_load(yaml.safe_dump(recipe.to_dict())) == recipe.to_dict()
 
 

@@ -26,7 +26,7 @@ MODEL_FILES = sorted(path for path in (PACKAGE / "models").glob("*.py") if path.
 TOP = {"train", "phases", "families", "finetune", "evaluation", "hub", "convert", "pipelines"}
 # What a stranger who loads a pushed repo has anyway.
 MODEL_IMPORTS = {"torch", "transformers", "tokenizers", "huggingface_hub"}
-DISTRIBUTIONS = {"yaml": "pyyaml", "lm_eval": "lm-eval"}
+DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit-learn", "lm_eval": "lm-eval"}
 STANDARD = sys.stdlib_module_names | {"compression"}  # of Python 3.14, tried and done without
 
 
@@ -197,10 +197,11 @@ def test_every_vaswani_command_of_the_readme_parses(line):
     ends = [index for index, word in enumerate(words) if word[0] in "<>|&" and index > start] or [len(words)]
     verb, arguments = words[start], words[start + 1 : ends[0]]
     parsed = verb_parser(verb).parse_intermixed_args(arguments)
-    if verb == "train":
-        from vaswani_transformer.recipe import load_recipe
+    if verb in ("train", "finetune"):
+        from vaswani_transformer.finetune_recipe import FinetuneRecipe
+        from vaswani_transformer.recipe import Recipe, load_recipe
 
-        load_recipe(parsed.recipe, parsed.overrides)
+        load_recipe(parsed.recipe, parsed.overrides, kind=Recipe if verb == "train" else FinetuneRecipe)
 
 
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)

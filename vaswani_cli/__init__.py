@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 VERBS = {
     "train": "train a model from a recipe",
+    "finetune": "fine-tune a BERT on labelled data",
     "recipes": "list the recipes that ship",
     "average": "average the weights of a run's checkpoints",
     "train-tokenizer": "train a tokenizer on text",

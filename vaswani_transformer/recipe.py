@@ -9,11 +9,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from vaswani_transformer.sections import above_zero, at_least, parse_yaml, read_section, unknown_name
 
 FAMILIES = ("transformer", "bert", "gpt")
+AnyRecipe = TypeVar("AnyRecipe")
 TOKENIZER_KEYS = ("kind", "vocab_size", "min_frequency", "from")
 
 
@@ -319,15 +320,18 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    name_or_path: str | Path, overrides: Sequence[str] = (), *, kind: type[AnyRecipe] = Recipe
+) -> AnyRecipe:
     """Reads a shipped recipe by name, or a file of the user's by path.
 
     Args:
         name_or_path: a name of `recipe_names()`, or the path of a YAML file.
         overrides: `key=value` with a dotted key; the value is read as YAML. Later ones win.
+        kind: the dataclass to read it as: Recipe, or FinetuneRecipe.
 
     Raises:
-        ValueError: an unknown name, broken YAML, or what Recipe refuses.
+        ValueError: an unknown name, broken YAML, or what `kind` refuses.
         FileNotFoundError: a path that is not there.
     """
     path = recipe_path(str(name_or_path))
@@ -337,7 +341,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     for override in overrides:
         _apply_override(values, override)
     try:
-        return Recipe.from_dict(values)
+        return read_section(kind, values)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
 

@@ -32,11 +32,11 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """Returns the tokenizer that a recipe's tokenizer.from names.
 
     Raises:
-        ValueError: nothing there.
+        ValueError: nothing there, or a folder without a tokenizer.
     """
     try:
         return AutoTokenizer.from_pretrained(source)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # transformers' words for a folder without one are about packages
         raise ValueError(f"tokenizer.from must name a folder or Hub repository; got {source!r}") from error
 
 
