@@ -225,7 +225,6 @@ def test_validation_tells_the_accuracy_and_the_loss_of_both_tasks(toy) -> None:
     told = json.loads((output / "run.json").read_text())["results"]["validation"]
     assert told["masked_loss"] == pytest.approx(told["nll"], abs=1e-4)
     assert told["masked_loss"] + told["next_sentence_loss"] == pytest.approx(told["loss"], abs=1e-4)
-    assert 0 < told["masked_accuracy"] < 1
     assert records(output, "masked_accuracy", "validation")[-1] == told["masked_accuracy"]
     assert records(output, "next_sentence_accuracy", "validation")[-1] == told["next_sentence_accuracy"]
 
