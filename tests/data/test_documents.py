@@ -13,7 +13,8 @@ import datasets
 import pytest
 
 from vaswani_transformer.data import bert_options
-from vaswani_transformer.data.bert_options import BertPretrainingOptions, has_documents, load_documents, open_documents
+from vaswani_transformer.data.bert_options import BertPretrainingOptions, load_documents
+from vaswani_transformer.data.document_options import has_documents, open_documents
 from vaswani_transformer.data.documents import Documents
 
 from .corpora import counting_documents, counting_text, counting_tokenizer

@@ -3,56 +3,29 @@
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from ..sections import read_section, unknown_name
-from .document_sources import PlacedPieces, open_document_files, open_document_set, open_embedded_documents
+from ..sections import read_section
+from .document_options import DocumentOptions, open_documents
 from .documents import NOTES, Documents, read_sentences, sentence_splitter, write_documents
 from .parallel_text import cache_folder
-from .text_files import file_format
 from .tokenizer_cache import digest, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation")
 CACHE_FORMAT = 1  # raise it when reading or tokenising changes, so that no older cache is taken for today's
 
 
 @dataclass(frozen=True)
-class DataSetOptions:
-    """A data set of the Hub beside the first one; its keys are those of BertPretrainingOptions."""
+class BertPretrainingOptions(DocumentOptions):
+    """The recipe's `data` section for BERT: the keys of `DocumentOptions`, and how they become examples.
 
-    name: str
-    config: str | None = None
-    revision: str | None = None
-    splits: dict[str, str] | None = None
-    column: str = "text"
-
-    def __post_init__(self) -> None:
-        _check_splits("data.more: splits", self.splits)
-
-
-@dataclass(frozen=True)
-class BertPretrainingOptions:
-    """The recipe's `data` section for BERT. One of `name`, `files` and `embedded` says where the documents are.
+    The documents of a text file have blank lines between them.
 
     Args:
-        name: a data set of the Hub, or a folder `datasets.load_dataset` reads; a row is a document.
-        config: its configuration, "20231101.en".
-        revision: its branch, tag or commit.
-        splits: its split for train and validation, {train: "train[1%:]", validation: "train[:1%]"}; by default there is
-            "train" and no validation.
-        more: further data sets to read after the first, each with name, config, revision, splits and column of its own:
-            BERT's corpus is an encyclopedia and books.
-        files: {train: FILE, validation: FILE}, or lists of files. A .jsonl or .parquet file has a document a row, any
-            other is text with blank lines between documents. Any may be .gz, .xz, .bz2 or .zst.
-        embedded: a corpus that ships with the package: "austen", six novels, a chapter a document, a paragraph a line;
-            every twentieth chapter is for validation.
-        column: where the text stands in rows.
         sentences: "lines" where each line is a sentence, "split" where it is a paragraph to cut into sentences.
         language: code of the language to split.
         max_seq_length: longest sequence, special tokens included; the paper: 128, then 512.
@@ -67,20 +40,11 @@ class BertPretrainingOptions:
         dupe_factor: make so many sets of examples and go through them again and again, as Google's files do; by default
             every epoch has examples and masks of its own.
         num_proc: processes that plan an epoch's examples; they make no difference to them.
-        on_bad_line: "stop" at a malformed line, or "skip" and count it.
 
     Raises:
-        ValueError: no or two places to read from, a key of another place, a number out of range.
+        ValueError: as `DocumentOptions`, or a number out of range.
     """
 
-    name: str | None = None
-    config: str | None = None
-    revision: str | None = None
-    splits: dict[str, str] | None = None
-    more: list[DataSetOptions] = field(default_factory=list)
-    files: dict[str, Any] | None = None
-    embedded: str | None = None
-    column: str = "text"
     sentences: Literal["lines", "split"] = "lines"
     language: str = "en"
     max_seq_length: int = 512
@@ -91,13 +55,11 @@ class BertPretrainingOptions:
     whole_word_mask: bool = False
     dupe_factor: int | None = None
     num_proc: int = 1
-    on_bad_line: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
-        self._check_source()
-        for key, choices in (("sentences", ("lines", "split")), ("on_bad_line", ("stop", "skip"))):
-            if getattr(self, key) not in choices:
-                raise ValueError(f"data.{key} must be {' or '.join(choices)}; got {key}={getattr(self, key)!r}")
+        super().__post_init__()
+        if self.sentences not in ("lines", "split"):
+            raise ValueError(f"data.sentences must be lines or split; got sentences={self.sentences!r}")
         least = {"max_seq_length": 5 if self.next_sentence else 3}
         least |= dict.fromkeys(("max_predictions_per_seq", "dupe_factor", "num_proc"), 1)
         for key, value in ((key, getattr(self, key)) for key in least):
@@ -113,22 +75,6 @@ class BertPretrainingOptions:
                 f"got short_seq_prob={self.short_seq_prob}, next_sentence=False"
             )
 
-    def _check_source(self) -> None:
-        given = [key for key in ("name", "files", "embedded") if getattr(self, key)]
-        if len(given) != 1:
-            raise ValueError(f"data needs exactly one of name, files and embedded; got {' and '.join(given) or 'none'}")
-        for key in ("config", "revision", "splits", "more"):
-            if getattr(self, key) and not self.name:
-                raise ValueError(f"data.{key} goes with data.name only; got {key}={getattr(self, key)!r}")
-        _check_splits("data.files", self.files)
-        _check_splits("data.splits", self.splits)
-        for split, paths in (self.files or {}).items():
-            for path in paths if isinstance(paths, list) and paths else [paths]:
-                if not isinstance(path, str | Path) or not str(path):
-                    raise ValueError(f"data.files.{split} must be a path or a list of paths; got {paths!r}")
-                if file_format(path) == ".tsv":
-                    raise ValueError(f"data.files.{split} must be text, .jsonl or .parquet; got {str(path)!r}")
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "BertPretrainingOptions":
         """Returns the options of a recipe's `data` section; an unknown key is told with the nearest right one."""
@@ -143,39 +89,6 @@ class BertPretrainingOptions:
     def short(self) -> float:
         """Returns how often a pass over a document aims at shorter pairs."""
         return 0.1 if self.short_seq_prob is None else self.short_seq_prob
-
-
-def _check_splits(key: str, values: Mapping[str, Any] | None) -> None:
-    for split in values or ():
-        if split not in SPLITS:
-            raise ValueError(unknown_name(f"{key}.{split}", [f"{key}.{known}" for known in SPLITS], "key"))
-    if values is not None and "train" not in values:
-        raise ValueError(f"{key} must name train; got {', '.join(values)}")
-
-
-def has_documents(options: BertPretrainingOptions, split: str) -> bool:
-    """Says whether the options name text for a split."""
-    named = [options.files, options.splits, *(one.splits for one in options.more)]
-    return split == "train" or options.embedded is not None or any(split in (splits or ()) for splits in named)
-
-
-def open_documents(options: BertPretrainingOptions, split: str) -> tuple[Any, PlacedPieces]:
-    """Returns what tells an unchanged source from a changed one, and the lines of its documents."""
-    if options.name:
-        sets = [one for one in (options, *options.more) if split == "train" or split in (one.splits or ())]
-        opened = [_open_set(one, split) for one in sets]
-        origins = [origin for origin, _ in opened]
-        return origins if options.more else origins[0], (piece for _, pieces in opened for piece in pieces)
-    if options.embedded:
-        return open_embedded_documents(options.embedded, split)
-    paths = (options.files or {})[split]
-    return open_document_files(paths if isinstance(paths, list) else [paths], column=options.column)
-
-
-def _open_set(one: BertPretrainingOptions | DataSetOptions, split: str) -> tuple[Any, PlacedPieces]:
-    assert one.name is not None
-    named = (one.splits or {}).get(split, split)
-    return open_document_set(one.name, one.config, one.revision, named, column=one.column)
 
 
 def texts_of(options: BertPretrainingOptions) -> tuple[Any, Iterator[str]]:

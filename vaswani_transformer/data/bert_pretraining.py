@@ -14,10 +14,11 @@ from transformers import PreTrainedTokenizerBase
 
 from ..models.tokenization_bert import CONTINUATION, VaswaniBertTokenizer
 from .bert_examples import EXAMPLE, ExampleRules, Key, mask, read_plan, sequence, write_plan
-from .bert_options import BertPretrainingOptions, has_documents, load_documents, texts_of
+from .bert_options import BertPretrainingOptions, load_documents, texts_of
+from .document_options import has_documents
 from .documents import Documents
 from .parallel_text import cache_folder
-from .shuffled_order import ShuffledOrder
+from .shuffled_order import EPOCH_SHIFT, EpochPlan, ShuffledOrder
 from .token_batches import pad, split_evenly
 from .tokenizer_cache import digest, load_tokenizer, move_into_place, tokenizer_fingerprint
 from .translation import IGNORED, batch_setting
@@ -27,32 +28,7 @@ logger = logging.getLogger(__name__)
 PLAN_FORMAT = 1  # raise it when the examples change, so that no older cached plan is taken for today's
 TOKENIZER_FORMAT = 1  # the same of training a tokenizer
 ORDER = 2  # what a generator is for, beside bert_examples' own
-EPOCH_SHIFT = 40  # an example's number is its epoch, then its place in that epoch's pass in so many bits
 FIXED: Key = (0, 0)  # seed and pass of validation: the same examples in every run, or losses could not be compared
-
-
-class EpochPlan(Sequence[np.ndarray]):
-    """The world's batches of one epoch, each computed when it is asked for.
-
-    Args:
-        epoch: its number.
-        order: of its examples.
-        size: sequences of a batch; the last one may have fewer.
-    """
-
-    def __init__(self, epoch: int, order: ShuffledOrder, size: int) -> None:
-        self.epoch, self.order, self.size = epoch, order, size
-
-    def __len__(self) -> int:
-        return -(-len(self.order) // self.size)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"an epoch of {len(self)} batches has no number {index}")
-        start = index % len(self) * self.size
-        return self.order[start : start + self.size] + (self.epoch << EPOCH_SHIFT)
 
 
 class _Split:

@@ -19,12 +19,15 @@ Piece = str | BadLine | None
 PlacedPieces = Iterator[tuple[str, int, Piece]]
 
 
-def open_document_files(paths: Sequence[str | Path], *, column: str) -> tuple[Any, PlacedPieces]:
+def open_document_files(
+    paths: Sequence[str | Path], *, column: str, verbatim: bool = False
+) -> tuple[Any, PlacedPieces]:
     """Opens text files, whose documents have blank lines between them, and files of rows, a document a row.
 
     Args:
         paths: the files, one after the other; a document ends with its file.
         column: where the text stands in files of rows.
+        verbatim: blank lines belong to the text, and a text file is one document.
 
     Raises:
         FileNotFoundError: a file that is not there, before anything is read.
@@ -32,17 +35,17 @@ def open_document_files(paths: Sequence[str | Path], *, column: str) -> tuple[An
     """
     found = [checked_path(path) for path in paths]
     origin = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
-    return origin, (piece for path in found for piece in _file_pieces(path, column))
+    return origin, (piece for path in found for piece in _file_pieces(path, column, verbatim))
 
 
-def _file_pieces(path: Path, column: str) -> PlacedPieces:
+def _file_pieces(path: Path, column: str, verbatim: bool) -> PlacedPieces:
     if file_format(path) in ROW_FORMATS:
         for number, row in enumerate(read_rows(path, [column]), start=1):
-            yield from _row_pieces(str(path), number, row)
+            yield from _row_pieces(str(path), number, row, verbatim)
         return
     inside, number = False, 0
     for number, line in enumerate(read_lines(path), start=1):
-        if isinstance(line, BadLine) or line.strip():
+        if verbatim or isinstance(line, BadLine) or line.strip():
             inside = True
             yield str(path), number, line
         elif inside:
@@ -52,7 +55,7 @@ def _file_pieces(path: Path, column: str) -> PlacedPieces:
         yield str(path), number, END
 
 
-def open_embedded_documents(name: str, split: str) -> tuple[Any, PlacedPieces]:
+def open_embedded_documents(name: str, split: str, *, verbatim: bool = False) -> tuple[Any, PlacedPieces]:
     """Opens a corpus that ships with the package: every twentieth document is for validation, the others to train on.
 
     Raises:
@@ -64,12 +67,12 @@ def open_embedded_documents(name: str, split: str) -> tuple[Any, PlacedPieces]:
     path = files[name]
     rows = enumerate(read_rows(path, ["text"]), start=1)
     wanted = ((number, row) for number, row in rows if (number % VALIDATION_SHARE == 0) == (split == "validation"))
-    pieces = (piece for number, row in wanted for piece in _row_pieces(path.name, number, row))
+    pieces = (piece for number, row in wanted for piece in _row_pieces(path.name, number, row, verbatim))
     return [path.name, path.stat().st_size, split], pieces
 
 
 def open_document_set(
-    name: str, config: str | None, revision: str | None, split: str, *, column: str
+    name: str, config: str | None, revision: str | None, split: str, *, column: str, verbatim: bool = False
 ) -> tuple[Any, PlacedPieces]:
     """Opens a split of a data set through `datasets.load_dataset`, a document a row.
 
@@ -85,17 +88,16 @@ def open_document_set(
     origin = [name, config, revision, split, len(rows), stored]
     place = f"{name} ({config or 'default'}, {split})"
     texts = rows.select_columns([column])  # the others are not decoded
-    pieces = (
-        piece for number, row in enumerate(texts, start=1) for piece in _row_pieces(place, number, pick(row, [column]))
-    )
+    picked = ((number, pick(row, [column])) for number, row in enumerate(texts, start=1))
+    pieces = (piece for number, row in picked for piece in _row_pieces(place, number, row, verbatim))
     return origin, pieces
 
 
-def _row_pieces(place: str, number: int, row: list[str] | BadLine) -> PlacedPieces:
+def _row_pieces(place: str, number: int, row: list[str] | BadLine, verbatim: bool) -> PlacedPieces:
     if isinstance(row, BadLine):
         yield place, number, row
         return
     for line in row[0].split("\n"):
-        if line.strip():
+        if verbatim or line.strip():
             yield place, number, line
     yield place, number, END

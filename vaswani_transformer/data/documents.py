@@ -23,7 +23,7 @@ from .text_files import BadLine
 
 logger = logging.getLogger(__name__)
 
-SENTENCES_AT_ONCE = 2000
+SENTENCES_AT_ONCE, CHARACTERS_AT_ONCE = 2000, 2_000_000  # what is tokenised in one go
 TOKENS, SENTENCES, DOCUMENTS, NOTES = "tokens.bin", "sentences.bin", "documents.bin", "notes.json"
 
 
@@ -55,6 +55,10 @@ class Documents:
 
     def __len__(self) -> int:
         return len(self._documents) - 1
+
+    def starts(self) -> np.ndarray:
+        """Returns where each document starts among the tokens."""
+        return self._sentences[self._documents[:-1]]
 
     def sentences(self, document: int) -> np.ndarray:
         """Returns where the sentences of a document start among the tokens, and where the last one ends."""
@@ -93,7 +97,12 @@ def read_sentences(
 
 
 def write_documents(
-    sentences: Iterator[str | None], tokenizer: PreTrainedTokenizerBase, folder: Path, counts: dict[str, int]
+    sentences: Iterator[str | None],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    counts: dict[str, int],
+    *,
+    first_id: int | None = None,
 ) -> Documents:
     """Tokenises sentences into a folder, which is there once it is whole; another process may be doing the same.
 
@@ -104,10 +113,11 @@ def write_documents(
         tokenizer: its special tokens are text where they stand in a sentence.
         folder: where the documents go.
         counts: what is counted while reading; complete once the sentences are all taken.
+        first_id: a token to put before each document's first.
     """
     staged = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name, suffix=".partial"))
     try:
-        notes = _write(sentences, tokenizer, staged)
+        notes = _write(sentences, tokenizer, staged, first_id)
         notes["counts"] |= counts
         (staged / NOTES).write_text(json.dumps(notes), encoding="utf-8")
         os.rename(staged, folder)
@@ -119,7 +129,9 @@ def write_documents(
     return Documents(folder)
 
 
-def _write(sentences: Iterator[str | None], tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
+def _write(
+    sentences: Iterator[str | None], tokenizer: PreTrainedTokenizerBase, folder: Path, first_id: int | None
+) -> dict[str, Any]:
     counts = dict.fromkeys(("documents", "sentences", "tokens", "empty"), 0)
     dtype, content, written = "<u2" if len(tokenizer) <= 1 << 16 else "<i4", hashlib.sha256(), 0
     with (
@@ -129,7 +141,7 @@ def _write(sentences: Iterator[str | None], tokenizer: PreTrainedTokenizerBase, 
     ):
         for file in (starts, documents):
             file.write(_number(0))
-        while block := list(islice(sentences, SENTENCES_AT_ONCE)):
+        while block := _next_block(sentences):
             encoded = iter(_encode([text for text in block if text is not None], tokenizer))
             for text in block:
                 if text is None:
@@ -140,6 +152,8 @@ def _write(sentences: Iterator[str | None], tokenizer: PreTrainedTokenizerBase, 
                         documents.write(_number(written))
                         content.update(b"document")
                 elif ids := next(encoded):
+                    if first_id is not None and counts["sentences"] == written:
+                        ids = [first_id, *ids]
                     row = np.array(ids, dtype=dtype).tobytes()
                     counts["sentences"] += 1
                     counts["tokens"] += len(ids)
@@ -147,6 +161,16 @@ def _write(sentences: Iterator[str | None], tokenizer: PreTrainedTokenizerBase, 
                     starts.write(_number(counts["tokens"]))
                     content.update(_number(len(ids)) + row)
     return {"counts": counts, "fingerprint": content.hexdigest(), "dtype": dtype}
+
+
+def _next_block(sentences: Iterator[str | None]) -> list[str | None]:
+    block, characters = [], 0
+    for text in islice(sentences, SENTENCES_AT_ONCE):
+        block.append(text)
+        characters += len(text or "")
+        if characters >= CHARACTERS_AT_ONCE:
+            break
+    return block
 
 
 def _number(value: int) -> bytes:

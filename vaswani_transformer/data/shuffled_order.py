@@ -1,7 +1,11 @@
 """A random order of any number of things in no memory: each place of it is computed when it is asked for."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
+EPOCH_SHIFT = 40  # an example's number is its epoch, then its place in that epoch's pass in so many bits
 ROUNDS = 6
 MIXERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # splitmix64's
 
@@ -43,3 +47,27 @@ class ShuffledOrder:
                 mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(mixer)
             left, right = right, left ^ ((mixed ^ (mixed >> np.uint64(29))) & self._low)
         return (left << self._half) | right
+
+
+class EpochPlan(Sequence[np.ndarray]):
+    """The world's batches of one epoch, each computed when it is asked for.
+
+    Args:
+        epoch: its number.
+        order: of its examples.
+        size: sequences of a batch; the last one may have fewer.
+    """
+
+    def __init__(self, epoch: int, order: ShuffledOrder, size: int) -> None:
+        self.epoch, self.order, self.size = epoch, order, size
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.size)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"an epoch of {len(self)} batches has no number {index}")
+        start = index % len(self) * self.size
+        return self.order[start : start + self.size] + (self.epoch << EPOCH_SHIFT)
