@@ -13,6 +13,8 @@ import vaswani_transformer
 from vaswani_transformer import (
     VaswaniBertConfig,
     VaswaniBertTokenizer,
+    VaswaniGPT2Tokenizer,
+    VaswaniGPTConfig,
     VaswaniTransformerConfig,
     VaswaniTransformerForConditionalGeneration,
     VaswaniTransformerTokenizer,
@@ -36,6 +38,8 @@ SIZES = {"d_model": 16, "d_ff": 16, "num_heads": 2, "num_encoder_layers": 1, "nu
 
 BERT_SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
 
+GPT_SIZES = {"n_embd": 16, "n_head": 2, "n_layer": 1}
+
 
 class Scene:
     """What the rows below act on; each is made when a row asks for it."""
@@ -52,6 +56,10 @@ class Scene:
     def bert(self, head: str = "Model", **changes: Any) -> Any:
         config = VaswaniBertConfig(**{"vocab_size": 30, "max_position_embeddings": 6, **BERT_SIZES, **changes})
         return getattr(vaswani_transformer, f"VaswaniBert{head}")(config).eval()
+
+    def gpt(self, head: str = "Model", **changes: Any) -> Any:
+        config = VaswaniGPTConfig(**{"vocab_size": 30, "n_positions": 6, **GPT_SIZES, **changes})
+        return getattr(vaswani_transformer, f"VaswaniGPT{head}")(config).eval()
 
     def saved(self, **changes: Any) -> str:
         self.model(**changes).save_pretrained(self.folder / "model")
@@ -386,6 +394,95 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     "random weights without a tokenizer": (
         lambda s: s.finetuning(model={"family": "bert", **BERT_SIZES}),
         "`from` alone, which random weights need; got tokenizer={}",
+    # GPT.
+    "a head count that does not divide GPT's width": (
+        lambda s: s.gpt(n_head=3),
+        "multiple of num_attention_heads.*hidden_size=16.*num_attention_heads=3",
+    ),
+    "a GPT of no layers": (lambda s: s.gpt(n_layer=0), "num_hidden_layers must be a positive integer.*=0"),
+    "GPT's dropout of one": (lambda s: s.gpt(resid_pdrop=1.0), r"hidden_dropout must be a number in \[0, 1\).*=1\.0"),
+    "GPT's unknown activation": (lambda s: s.gpt(afn="gelo"), "hidden_act must be.*'gelo'.*did you"),
+    "GPT's misspelt field": (lambda s: s.gpt(n_embed=16), "unknown field.*'n_embed'; did you mean 'n_embd'"),
+    "a field of GPT by two names": (
+        lambda s: s.gpt(hidden_size=24),
+        "hidden_size must be given once; got 24, and 16 by another name",
+    ),
+    "an unknown order of norms": (
+        lambda s: s.gpt(norm_order="middle"),
+        "norm_order must be one of post, pre.*'middle'",
+    ),
+    "an unknown GPT preset": (lambda s: VaswaniGPTConfig.preset("gpt3-13"), "one of gpt, gpt2.*'gpt3-13'.*'gpt3-13b'"),
+    "bands without a width": (
+        lambda s: s.gpt(layer_types=["sliding_attention"]),
+        "sliding_window must say how wide.*got None",
+    ),
+    "more kinds of layers than layers": (
+        lambda s: s.gpt(layer_types=["full_attention"] * 2),
+        "a type for each layer; got 2 types, num_hidden_layers=1",
+    ),
+    "an unknown kind of layer": (lambda s: s.gpt(layer_types=["banded"]), "must be of full_attention.*got 'banded'"),
+    "GPT's end of text outside the vocabulary": (lambda s: s.gpt(eos_token_id=30), r"in \[0, vocab_size=30\).*=30"),
+    "a GPT of another model": (lambda s: s.gpt(model_type="bert"), "must be vaswani-gpt, gpt2 or openai-gpt.*'bert'"),
+    "a switch of GPT-2 that is not ours": (
+        lambda s: s.gpt(scale_attn_by_inverse_layer_idx=True),
+        "scale_attn_by_inverse_layer_idx must be False.*got True",
+    ),
+    "a context that overflows GPT's position table": (
+        lambda s: s.gpt()(torch.ones(1, 7, dtype=torch.long)),
+        "must fit max_position_embeddings=6; got a text that reaches 7 tokens",
+    ),
+    "a generation that overflows GPT's position table": (
+        lambda s: s.gpt("ForCausalLM").generate(ids([[5, 6, 7]]), max_new_tokens=9, do_sample=False, pad_token_id=0),
+        "must fit max_position_embeddings=6; got a text that reaches 7 tokens",
+    ),
+    "a prompt of no tokens": (
+        lambda s: s.gpt("ForCausalLM")(torch.zeros(1, 0).long()),
+        r"at least one token.*\(1, 0\).*bos_token_id",
+    ),
+    "a word outside GPT's vocabulary": (lambda s: s.gpt()(ids([[5, 30]])), r"in \[0, vocab_size=30\); got 30 at"),
+    "a label outside GPT's vocabulary": (
+        lambda s: s.gpt("ForCausalLM")(ids([[5, 6]]), labels=ids([[5, 31]])),
+        r"labels must be in \[0, vocab_size=30\); got 31",
+    ),
+    "labels of GPT of another length": (
+        lambda s: s.gpt("ForCausalLM")(ids([[5, 6]]), labels=ids([[5]])),
+        r"labels must have the batch's shape \(1, 2\); got \(1, 1\)",
+    ),
+    "a cache of another model": (
+        lambda s: s.gpt()(ids([[5]]), past_key_values=s.gpt(n_head=4)(ids([[5, 6]]), use_cache=True).past_key_values),
+        r"of this model and this batch.*2 heads of 8; got .*\(1, 4, 2, 4\)",
+    ),
+    "a cache that is none": (
+        lambda s: s.gpt()(ids([[5]]), past_key_values=((1, 2),)),
+        "must be a Cache of a decoder.*got tuple",
+    ),
+    "a cache of another batch": (
+        lambda s: s.gpt()(ids([[5], [6]]), past_key_values=s.gpt()(ids([[5]]), use_cache=True).past_key_values),
+        "this batch.*rows=2",
+    ),
+    "a mask that leaves out the cache": (
+        lambda s: s.gpt()(
+            ids([[5]]),
+            attention_mask=ids([[1]]),
+            past_key_values=s.gpt()(ids([[5]]), use_cache=True).past_key_values,
+        ),
+        r"cover the 2 tokens in the cache and the batch; got shape \(1, 1\)",
+    ),
+    "texts to classify whose ends nothing tells": (
+        lambda s: s.gpt("ForSequenceClassification")(ids([[5, 6], [7, 8]])),
+        "where each text ends; got a batch of 2.*pass attention_mask, or set config.pad_token_id",
+    ),
+    "one choice where GPT needs several": (
+        lambda s: s.gpt("ForMultipleChoice")(ids([[5, 6]])),
+        r"ids \[B, choices, T\] or their embeddings; got shape \(1, 2\)",
+    ),
+    "a choice that is not there": (
+        lambda s: s.gpt("ForMultipleChoice", pad_token_id=0)(ids([[[5], [6]]]), labels=ids([2])),
+        r"labels must be in \[0, choices=2\) or -100 for none; got 2",
+    ),
+    "a byte-level vocabulary smaller than the bytes": (
+        lambda s: VaswaniGPT2Tokenizer.train(["a"], vocab_size=256),
+        "vocab_size must be a whole number of at least 257; got vocab_size=256",
     ),
     # Tokenizer and model together.
     "a tokenizer larger than the model it translates with": (

@@ -40,6 +40,16 @@ def test_the_verb_writes_a_bert_tokenizer(text, tmp_path, words):
     assert tokenizer.decode(tokenizer("ein Hut")["input_ids"]) == f"[CLS] ein {first} [SEP]"
 
 
+@pytest.mark.parametrize("words", [["--kind", "byte-bpe"], ["--family", "gpt"]])
+def test_the_verb_writes_gpt2s_tokenizer(text, tmp_path, words):
+    out = tmp_path / "out"
+    assert train(text, *words, "--vocab-size", 265, "--out", out) == 0
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert type(tokenizer).__name__ == "GPT2Tokenizer"
+    assert (len(tokenizer), tokenizer.eos_token, tokenizer.eos_token_id) == (265, "<|endoftext|>", 264)
+    assert tokenizer.decode(tokenizer(" ein  Hut\n")["input_ids"]) == " ein  Hut\n"
+
+
 def test_columns_choose_what_is_learnt(tmp_path):
     (tmp_path / "a.tsv").write_text("zzzz\tman man\tMann Mann\n" * 5)
     (tmp_path / "a.jsonl").write_text('{"id": "zzzz", "en": "hat hat"}\n' * 5)
@@ -72,6 +82,11 @@ def test_malformed_lines_stop_or_are_counted(tmp_path, capsys):
             ["TEXT", "--family", "bert", "--kind", "bpe", "--vocab-size", 300, "--out", "new"],
             "must be of --kind wordpi",
         ),
+        (
+            ["TEXT", "--family", "gpt", "--kind", "bpe", "--vocab-size", 300, "--out", "new"],
+            "must be of --kind byte-bpe",
+        ),
+        (["TEXT", "--kind", "byte-bpe", "--vocab-size", 200, "--out", "new"], "at least 257"),
         (["TEXT", "--family", "bert", "--vocab-size", 20, "--out", "new"], "at least 21 for these texts"),
         (["TABLE", "--columns", "en", "--vocab-size", 300, "--out", "new"], "numbers from 0"),
         (["TABLE", "--columns", "4", "--vocab-size", 300, "--out", "new"], "columns must be there"),

@@ -1,22 +1,26 @@
-"""`vaswani train-tokenizer`: one vocabulary for source and target, or BERT's, learnt from text files."""
+"""`vaswani train-tokenizer`: one vocabulary for source and target, BERT's or GPT-2's, learnt from text files."""
 
 import argparse
 
+# The kinds of each family's tokenizer, the default first.
+KINDS = {"transformer": ("bpe", "wordpiece"), "bert": ("wordpiece",), "gpt": ("byte-bpe",)}
 EPILOG = """examples:
   vaswani train-tokenizer train.en.gz train.de.gz --vocab-size 37000 --out tokenizer
   vaswani train-tokenizer pairs.tsv.xz --columns 1,2 --vocab-size 8000 --out tokenizer
   vaswani train-tokenizer pairs.jsonl --columns en,fr --kind wordpiece --vocab-size 32000 --out tokenizer
   vaswani train-tokenizer novels.jsonl.xz --columns text --family bert --vocab-size 30522 --out tokenizer
+  vaswani train-tokenizer novels.jsonl.xz --columns text --kind byte-bpe --vocab-size 16000 --out tokenizer
 
 The paper: 37,000 byte-pair tokens for English-German, 32,000 word pieces for English-French, both languages together.
 Give the files of both languages. --family bert makes BERT's tokenizer instead: Google's word pieces of lower-cased (or
---cased) words, which do not give back spaces and capitals. AutoTokenizer loads the folder anywhere; a recipe takes it
-as tokenizer.from=DIR."""
+--cased) words, which do not give back spaces and capitals. --kind byte-bpe makes GPT-2's
+(--family gpt), which gives back any text. AutoTokenizer loads the folder anywhere; a recipe takes it as
+tokenizer.from=DIR."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `vaswani train-tokenizer`."""
-    parser.description = "Train a translation or BERT tokenizer on text and save it as a stock fast tokenizer."
+    parser.description = "Train a tokenizer for translation, BERT or GPT on text and save it as a stock fast tokenizer."
     parser.epilog = EPILOG
     parser.add_argument(
         "files",
@@ -26,12 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--family",
-        choices=("transformer", "bert"),
-        default="transformer",
-        help="whose tokenizer: of source and target over bytes (default), or BERT's word pieces over characters",
+        choices=tuple(KINDS),
+        help="whose tokenizer: of source and target over bytes (default), BERT's over characters, GPT-2's over bytes",
     )
     parser.add_argument(
-        "--kind", choices=("bpe", "wordpiece"), help="byte pairs (default) or word pieces (the only kind of bert)"
+        "--kind",
+        choices=sorted({kind for kinds in KINDS.values() for kind in kinds}),
+        help="byte pairs (transformer, the default) or word pieces (transformer, bert); byte-bpe is gpt's only kind",
     )
     parser.add_argument("--cased", action="store_true", help="bert only: keep capitals and accents")
     parser.add_argument(
@@ -58,10 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from vaswani_transformer.data.text_files import checked_path
 
-    if arguments.cased and arguments.family != "bert":
-        raise ValueError(f"--cased goes with --family bert only; got --family {arguments.family}")
-    if arguments.family == "bert" and arguments.kind == "bpe":
-        raise ValueError("--family bert must be of --kind wordpiece; got --kind bpe")
+    family, kind = _family_and_kind(arguments)
     out = Path(arguments.out)
     if (out / "tokenizer.json").exists() and not arguments.overwrite:
         raise ValueError(f"--out must hold no tokenizer yet; got {out}: take another folder, or --overwrite")
@@ -70,22 +72,37 @@ def run(arguments: argparse.Namespace) -> int:
     for path in arguments.files:
         checked_path(path)
     skipped = [0]
-    tokenizer = _trained(arguments, _texts(arguments, skipped))
+    tokenizer = _trained(arguments, family, kind, _texts(arguments, skipped))
     tokenizer.save_pretrained(out)
     left_out = f", {skipped[0]} malformed lines skipped" if skipped[0] else ""
     print(f"{out}: {len(tokenizer)} tokens{left_out}")
     return 0
 
 
-def _trained(arguments: argparse.Namespace, texts):
+def _family_and_kind(arguments: argparse.Namespace) -> tuple[str, str]:
+    """A kind that one family alone has names the family; a family's first kind is its default."""
+    family = arguments.family or ("gpt" if arguments.kind in KINDS["gpt"] else "transformer")
+    kind = arguments.kind or KINDS[family][0]
+    if kind not in KINDS[family]:
+        raise ValueError(f"--family {family} must be of --kind {' or '.join(KINDS[family])}; got --kind {kind}")
+    if arguments.cased and family != "bert":
+        raise ValueError(f"--cased goes with --family bert only; got --family {family}")
+    return family, kind
+
+
+def _trained(arguments: argparse.Namespace, family: str, kind: str, texts):
     settings = {"vocab_size": arguments.vocab_size, "min_frequency": arguments.min_frequency}
-    if arguments.family == "bert":
+    if family == "bert":
         from vaswani_transformer.models.tokenization_bert import VaswaniBertTokenizer
 
         return VaswaniBertTokenizer.train(texts, do_lower_case=not arguments.cased, **settings)
+    if family == "gpt":
+        from vaswani_transformer.models.tokenization_gpt2 import VaswaniGPT2Tokenizer
+
+        return VaswaniGPT2Tokenizer.train(texts, **settings)
     from vaswani_transformer.models.tokenization_transformer import VaswaniTransformerTokenizer
 
-    return VaswaniTransformerTokenizer.train(texts, kind=arguments.kind or "bpe", **settings)
+    return VaswaniTransformerTokenizer.train(texts, kind=kind, **settings)
 
 
 def _texts(arguments: argparse.Namespace, skipped: list[int]):

@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    PreTrainedTokenizer,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -43,6 +44,8 @@ from .modeling_gpt import (
 )
 from .modeling_transformer import VaswaniTransformerForConditionalGeneration, VaswaniTransformerModel
 from .tokenization_bert import VaswaniBertTokenizer
+from .tokenization_gpt import VaswaniGPTTokenizer
+from .tokenization_gpt2 import VaswaniGPT2Tokenizer as VaswaniGPT2Tokenizer
 from .tokenization_transformer import VaswaniTransformerTokenizer
 
 FAMILIES = {
@@ -69,8 +72,14 @@ FAMILIES = {
         AutoModelForSeq2SeqLM: VaswaniTransformerForConditionalGeneration,
     },
 }
-# Saved as stock tokenizers: no code travels.
-TOKENIZERS = {VaswaniBertConfig: VaswaniBertTokenizer, VaswaniTransformerConfig: VaswaniTransformerTokenizer}
+# Saved as stock tokenizers, whose code does not travel, but for GPT's of 2018: no stock one is faithful to it. GPT-2's
+# folders name transformers' own class, which needs no registration.
+TOKENIZERS = {
+    VaswaniBertConfig: VaswaniBertTokenizer,
+    VaswaniGPTConfig: VaswaniGPTTokenizer,
+    VaswaniTransformerConfig: VaswaniTransformerTokenizer,
+}
+VaswaniGPTTokenizer.register_for_auto_class()
 
 # Trainer's label smoothing compares labels with the logits one place before them for the classes named here alone.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[VaswaniGPTConfig.model_type] = VaswaniGPTForCausalLM.__name__
@@ -82,4 +91,5 @@ for _config, _classes in FAMILIES.items():
         _auto.register(_config, _class, exist_ok=True)
         _class.register_for_auto_class(_auto.__name__)
 for _config, _class in TOKENIZERS.items():
-    AutoTokenizer.register(_config, fast_tokenizer_class=_class, exist_ok=True)
+    _slow = issubclass(_class, PreTrainedTokenizer)
+    AutoTokenizer.register(_config, **{f"{'slow' if _slow else 'fast'}_tokenizer_class": _class}, exist_ok=True)
