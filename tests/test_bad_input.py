@@ -394,6 +394,7 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     "random weights without a tokenizer": (
         lambda s: s.finetuning(model={"family": "bert", **BERT_SIZES}),
         "`from` alone, which random weights need; got tokenizer={}",
+    ),
     # GPT.
     "a head count that does not divide GPT's width": (
         lambda s: s.gpt(n_head=3),
@@ -476,7 +477,7 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
         lambda s: s.gpt("ForMultipleChoice")(ids([[5, 6]])),
         r"ids \[B, choices, T\] or their embeddings; got shape \(1, 2\)",
     ),
-    "a choice that is not there": (
+    "a choice that is not there for GPT": (
         lambda s: s.gpt("ForMultipleChoice", pad_token_id=0)(ids([[[5], [6]]]), labels=ids([2])),
         r"labels must be in \[0, choices=2\) or -100 for none; got 2",
     ),
@@ -672,7 +673,7 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     ),
     "sequences beside tokens in a batch": (
         lambda s: s.recipe(batch={"source_tokens": 9, "target_tokens": 9, "sequences": 2}),
-        r"or sequences \(bert\); got source_tokens and target_tokens and sequences",
+        r"or sequences \(bert, gpt\); got source_tokens and target_tokens and sequences",
     ),
     "a batch of nothing": (lambda s: s.recipe(batch={"accumulation": 2}), "got none of them"),
     # The batches.

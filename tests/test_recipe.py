@@ -201,7 +201,7 @@ def test_values_are_read_by_the_rules_of_yaml_1_2(text, value):
         (changed(model={"preset": "base"}), "model needs family"),
         (changed(model={"family": "gpt", "preset": "base", "from": "x"}), "preset or from, not both"),
         (changed(model={"from": 3}), "model.from must be text"),
-        (changed(tokenizer={"kind": "char", "vocab_size": 5}), "tokenizer.kind must be bpe or wordpiece"),
+        (changed(tokenizer={"kind": "char", "vocab_size": 5}), "tokenizer.kind must be bpe, wordpiece or byte-bpe"),
         (changed(tokenizer={"kind": "bpe"}), "tokenizer.vocab_size must be a whole number"),
         (changed(tokenizer={"from": "x", "kind": "bpe"}), "tokenizer.from must be text and stand alone"),
         (changed(tokenizer=None), "tokenizer.kind must be"),

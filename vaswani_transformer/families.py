@@ -9,12 +9,15 @@ import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .data.bert_pretraining import BertPretrainingData
+from .data.causal import CausalData
 from .data.translation import TranslationData
 from .evaluation.bert_pretraining import accuracy_metric
 from .evaluation.translation import bleu_metric
 from .models import (
     VaswaniBertConfig,
     VaswaniBertForPreTraining,
+    VaswaniGPTConfig,
+    VaswaniGPTForCausalLM,
     VaswaniTransformerConfig,
     VaswaniTransformerForConditionalGeneration,
 )
@@ -43,6 +46,7 @@ class Family:
 
 FAMILIES = {
     "bert": Family(VaswaniBertConfig, VaswaniBertForPreTraining, BertPretrainingData, {"accuracy": accuracy_metric}),
+    "gpt": Family(VaswaniGPTConfig, VaswaniGPTForCausalLM, CausalData, {}),
     "transformer": Family(
         VaswaniTransformerConfig, VaswaniTransformerForConditionalGeneration, TranslationData, {"bleu": bleu_metric}
     ),

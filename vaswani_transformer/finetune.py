@@ -37,7 +37,7 @@ from .data.tokenizer_cache import digest, load_tokenizer
 from .evaluation.finetuning import check_metrics, score_of
 from .families import FAMILIES, build_model
 from .finetune_recipe import FinetuneRecipe
-from .models.heads_bert import span_loss
+from .models.losses import span_loss
 from .optim import build_optimizer, build_schedule
 from .run_folder import RUN, check_unused
 from .run_log import METRICS as METRICS_FILE

@@ -43,7 +43,7 @@ class BatchSection:
         given = [key for key in ("source_tokens", "target_tokens", "sequences") if getattr(self, key) is not None]
         if not given or ("sequences" in given and len(given) > 1):
             raise ValueError(
-                "batch needs source_tokens and target_tokens (transformer), or sequences (bert); "
+                "batch needs source_tokens and target_tokens (transformer), or sequences (bert, gpt); "
                 f"got {' and '.join(given) or 'none of them'}"
             )
         for key in ("source_tokens", "target_tokens") if given != ["sequences"] else ():
@@ -408,8 +408,8 @@ def _check_tokenizer(tokenizer: Mapping[str, Any], *, model: Mapping[str, Any]) 
             "a model with a `from` knows one vocabulary: leave tokenizer out, or give tokenizer.from; "
             f"got model.from={model['from']!r}, tokenizer={dict(tokenizer)}"
         )
-    if tokenizer.get("kind") not in ("bpe", "wordpiece"):
-        raise ValueError(f"tokenizer.kind must be bpe or wordpiece; got kind={tokenizer.get('kind')!r}")
+    if tokenizer.get("kind") not in ("bpe", "wordpiece", "byte-bpe"):
+        raise ValueError(f"tokenizer.kind must be bpe, wordpiece or byte-bpe; got kind={tokenizer.get('kind')!r}")
     for key, least in (("vocab_size", 1), ("min_frequency", 0)):
         value = tokenizer.get(key, least if key == "min_frequency" else None)
         if type(value) is not int or value < least:

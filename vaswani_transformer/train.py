@@ -305,7 +305,8 @@ class Training:
         for indices in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
             batch = self._to_device(self.data.validation_micro_batch(indices))
             outputs = self.bare_model(**batch, num_items_in_batch=1, return_logits=False)
-            sums += torch.stack((outputs.loss, outputs.nll_loss, batch["labels"].ne(-100).sum())).double()
+            targets = batch["shift_labels"] if "shift_labels" in batch else batch["labels"]
+            sums += torch.stack((outputs.loss, outputs.nll_loss, targets.ne(-100).sum())).double()
         loss, nll, tokens = self._sum(sums).tolist()
         return {"loss": loss / tokens, "nll": nll / tokens, "perplexity": math.exp(min(nll / tokens, 700.0))}
 

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -89,13 +89,6 @@ class BertPretrainingOptions(DocumentOptions):
     def short(self) -> float:
         """Returns how often a pass over a document aims at shorter pairs."""
         return 0.1 if self.short_seq_prob is None else self.short_seq_prob
-
-
-def texts_of(options: BertPretrainingOptions) -> tuple[Any, Iterator[str]]:
-    """Returns the origin of the training text and its lines, to learn a vocabulary from."""
-    origin, pieces = open_documents(options, "train")
-    sentences = read_sentences(pieces, {}, split=None, skip_bad=options.on_bad_line == "skip")
-    return origin, (text for text in sentences if text is not None)
 
 
 def load_documents(

@@ -14,19 +14,18 @@ from transformers import PreTrainedTokenizerBase
 
 from ..models.tokenization_bert import CONTINUATION, VaswaniBertTokenizer
 from .bert_examples import EXAMPLE, ExampleRules, Key, mask, read_plan, sequence, write_plan
-from .bert_options import BertPretrainingOptions, load_documents, texts_of
-from .document_options import has_documents
+from .bert_options import BertPretrainingOptions, load_documents
+from .document_options import has_documents, texts_of
 from .documents import Documents
 from .parallel_text import cache_folder
 from .shuffled_order import EPOCH_SHIFT, EpochPlan, ShuffledOrder
 from .token_batches import pad, split_evenly
-from .tokenizer_cache import digest, load_tokenizer, move_into_place, tokenizer_fingerprint
+from .tokenizer_cache import digest, load_or_train, tokenizer_fingerprint
 from .translation import IGNORED, batch_setting
 
 logger = logging.getLogger(__name__)
 
 PLAN_FORMAT = 1  # raise it when the examples change, so that no older cached plan is taken for today's
-TOKENIZER_FORMAT = 1  # the same of training a tokenizer
 ORDER = 2  # what a generator is for, beside bert_examples' own
 FIXED: Key = (0, 0)  # seed and pass of validation: the same examples in every run, or losses could not be compared
 
@@ -123,7 +122,10 @@ class BertPretrainingData:
             ValueError: bad text (see `load_documents`), a bad tokenizer.
         """
         if isinstance(tokenizer, Mapping):
-            tokenizer = _tokenizer_of(tokenizer, options, cache_dir)
+            folder = cache_folder(cache_dir)
+            tokenizer = load_or_train(
+                tokenizer, VaswaniBertTokenizer, kind="wordpiece", texts=lambda: texts_of(options), folder=folder
+            )
         _check_tokenizer(tokenizer, options)
         documents = {
             split: load_documents(options, split, tokenizer, cache_dir=cache_dir)
@@ -304,21 +306,3 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, options: BertPretrainin
             f"data.whole_word_mask needs a tokenizer that marks pieces inside a word with {CONTINUATION}; "
             f"got a {type(tokenizer).__name__} without one"
         )
-
-
-def _tokenizer_of(
-    section: Mapping[str, Any], options: BertPretrainingOptions, cache_dir: str | None
-) -> PreTrainedTokenizerBase:
-    """Loads or trains the tokenizer that a recipe's section names."""
-    if "from" in section:
-        return load_tokenizer(section["from"])
-    if section.get("kind") != "wordpiece" or "vocab_size" not in section:
-        raise ValueError(f"a BERT tokenizer needs kind: wordpiece and vocab_size, or from; got {dict(section)}")
-    settings = {key: section[key] for key in ("vocab_size", "min_frequency") if key in section}
-    origin, texts = texts_of(options)
-    key = digest([TOKENIZER_FORMAT, settings, origin, options.column, options.on_bad_line])
-    folder = cache_folder(cache_dir) / f"tokenizer-bert-{key[:20]}"
-    if not folder.exists():
-        logger.info("training a tokenizer of %d word pieces", settings["vocab_size"])
-        move_into_place(VaswaniBertTokenizer.train(texts, **settings), folder)
-    return VaswaniBertTokenizer.from_pretrained(folder)

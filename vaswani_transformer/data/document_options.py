@@ -1,12 +1,13 @@
 """The keys of a recipe's `data` section that say where documents are, the same for every model that reads them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ..sections import unknown_name
 from .document_sources import PlacedPieces, open_document_files, open_document_set, open_embedded_documents
+from .documents import read_sentences
 from .text_files import file_format
 
 SPLITS = ("train", "validation")
@@ -117,3 +118,10 @@ def _open_set(one: DocumentOptions | DataSetOptions, split: str, verbatim: bool)
     assert one.name is not None
     named = (one.splits or {}).get(split, split)
     return open_document_set(one.name, one.config, one.revision, named, column=one.column, verbatim=verbatim)
+
+
+def texts_of(options: DocumentOptions, *, verbatim: bool = False) -> tuple[Any, Iterator[str]]:
+    """Returns the origin of the training text and its lines, to learn a vocabulary from; see `open_documents`."""
+    origin, pieces = open_documents(options, "train", verbatim=verbatim)
+    lines = read_sentences(pieces, {}, split=None, skip_bad=options.on_bad_line == "skip")
+    return [origin, options.column, options.on_bad_line], (line for line in lines if line is not None)

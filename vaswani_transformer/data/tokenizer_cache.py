@@ -2,13 +2,19 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # raise it when training a tokenizer changes, so that no older one is taken for today's
 
 
 def digest(values: Any) -> str:
@@ -38,6 +44,39 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:  # transformers' words for a folder without one are about packages
         raise ValueError(f"tokenizer.from must name a folder or Hub repository; got {source!r}") from error
+
+
+def load_or_train(
+    section: Mapping[str, Any],
+    learner: Any,
+    *,
+    kind: str,
+    texts: Callable[[], tuple[Any, Iterator[str]]],
+    folder: Path,
+) -> PreTrainedTokenizerBase:
+    """Returns the tokenizer that a recipe's `tokenizer` section names, trained where it is not in the cache yet.
+
+    Args:
+        section: {kind, vocab_size, min_frequency} trains one, {from: folder or Hub name} loads one.
+        learner: a tokenizer class with `train`.
+        kind: what it learns.
+        texts: the origin of the training text, and the text.
+        folder: the cache.
+
+    Raises:
+        ValueError: another kind, no size, nothing at `from`.
+    """
+    if "from" in section:
+        return load_tokenizer(section["from"])
+    if section.get("kind") != kind or "vocab_size" not in section:
+        raise ValueError(f"tokenizer needs kind: {kind} and vocab_size, or from; got {dict(section)}")
+    settings = {key: section[key] for key in ("vocab_size", "min_frequency") if key in section}
+    origin, lines = texts()
+    kept = folder / f"tokenizer-{kind}-{digest([FORMAT, settings, origin])[:20]}"
+    if not kept.exists():
+        logger.info("training a tokenizer of %d tokens", settings["vocab_size"])
+        move_into_place(learner.train(lines, **settings), kept)
+    return learner.from_pretrained(kept)
 
 
 def move_into_place(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

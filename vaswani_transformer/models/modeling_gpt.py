@@ -168,6 +168,7 @@ class VaswaniGPTForCausalLM(VaswaniGPTPreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
+        shift_labels: Tensor | None = None,
         num_items_in_batch: Count = None,
         return_logits: bool | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -179,6 +180,7 @@ class VaswaniGPTForCausalLM(VaswaniGPTPreTrainedModel, GenerationMixin):
             labels: [B, T] ids at their own places, -100 where none is to be foretold; each is compared with the logits
                 one place before it, the first with none. Of packed documents the caller sets each first label to -100
                 unless it is to be foretold from the document before. No cache is made unless it is asked for.
+            shift_labels: [B, T] instead of labels: what follows each place, so that a row's last place has a label too.
             num_items_in_batch: what the summed loss is divided by, the labels of the whole accumulated batch; those of
                 this batch where it is left out (none gives 0).
             return_logits: whether to return [B, T, V] logits beside a loss; by default in `eval()` only.
@@ -187,7 +189,9 @@ class VaswaniGPTForCausalLM(VaswaniGPTPreTrainedModel, GenerationMixin):
         Returns:
             `loss`, `nll_loss`, `logits`, the cache and the states, see `VaswaniGPTCausalLMOutput`.
         """
-        if labels is not None and use_cache is None:
+        if shift_labels is None and labels is not None:
+            shift_labels = nn.functional.pad(labels[..., 1:], (0, 1), value=IGNORED)
+        if shift_labels is not None and use_cache is None:
             use_cache = past_key_values is not None
         outputs = self.transformer(
             input_ids,
@@ -200,12 +204,12 @@ class VaswaniGPTForCausalLM(VaswaniGPTPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         x_BTD, loss, logits_BTV = outputs.last_hidden_state, None, None
-        wanted = labels is None or (not self.training if return_logits is None else return_logits)
+        wanted = shift_labels is None or (not self.training if return_logits is None else return_logits)
         if wanted or self.tp_size is not None:  # a head split over processes has logits only
-            keep = logits_to_keep if labels is None else 0
+            keep = logits_to_keep if shift_labels is None else 0
             logits_BTV = self.lm_head(x_BTD[:, slice(-keep, None) if isinstance(keep, int) else keep])
-        if labels is not None:
-            loss = self._loss(x_BTD, logits_BTV, labels, num_items_in_batch)
+        if shift_labels is not None:
+            loss = self._loss(x_BTD, logits_BTV, shift_labels, num_items_in_batch)
         return VaswaniGPTCausalLMOutput(
             loss=loss,
             logits=logits_BTV if wanted else None,
@@ -213,11 +217,11 @@ class VaswaniGPTForCausalLM(VaswaniGPTPreTrainedModel, GenerationMixin):
             **{name: value for name, value in outputs.items() if name != "last_hidden_state"},
         )
 
-    def _loss(self, x_BTD: Tensor, logits_BTV: Tensor | None, labels: Tensor, num_items: Count) -> Tensor:
-        if labels.shape != x_BTD.shape[:2]:
-            raise ValueError(f"labels must have the batch's shape {tuple(x_BTD.shape[:2])}; got {tuple(labels.shape)}")
-        check_token_ids(labels, self.config.vocab_size, name="labels", ignored=IGNORED)
-        next_BT = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED).to(x_BTD.device)
+    def _loss(self, x_BTD: Tensor, logits_BTV: Tensor | None, next_BT: Tensor, num_items: Count) -> Tensor:
+        if next_BT.shape != x_BTD.shape[:2]:
+            raise ValueError(f"labels must have the batch's shape {tuple(x_BTD.shape[:2])}; got {tuple(next_BT.shape)}")
+        check_token_ids(next_BT, self.config.vocab_size, name="labels", ignored=IGNORED)
+        next_BT = next_BT.to(x_BTD.device)
         total = self.lm_head(x_BTD, next_BT)[0] if logits_BTV is None else cross_entropy(logits_BTV, next_BT)[0]
         return divided(total, next_BT != IGNORED, num_items)
 
