@@ -12,14 +12,21 @@ from torch import Tensor
 from transformers import AutoConfig, GPT2Config, OpenAIGPTConfig
 
 import vaswani_transformer
-from vaswani_transformer import VaswaniGPTConfig, VaswaniGPTForCausalLM, VaswaniGPTModel
+from vaswani_transformer import VaswaniGPTConfig, VaswaniGPTForCausalLM
 from vaswani_transformer.models import FAMILIES
 
 HEADS = ["Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"]
 PEERS = {"post": (OpenAIGPTConfig, "OpenAIGPT"), "pre": (GPT2Config, "GPT2")}
 # transformers' GPT-1 has no classifier of tokens and none of answers.
 PAIRS = [(order, head) for order in PEERS for head in HEADS if order == "pre" or head in HEADS[:3]]
-SIZES = {"vocab_size": 37, "n_embd": 16, "n_head": 4, "n_layer": 2, "n_positions": 40, "pad_token_id": 0}
+SIZES: dict[str, Any] = {
+    "vocab_size": 37,
+    "n_embd": 16,
+    "n_head": 4,
+    "n_layer": 2,
+    "n_positions": 40,
+    "pad_token_id": 0,
+}
 NO_DROPOUT = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop", "classifier_dropout"), 0.0)
 
 
@@ -209,7 +216,7 @@ def test_a_bare_model_of_transformers_loads_into_a_head(tmp_path, order, head) -
 def test_a_language_model_of_transformers_loads_into_a_bare_model(tmp_path) -> None:
     peer = make_peer("pre")
     peer.save_pretrained(tmp_path)
-    model, told = VaswaniGPTModel.from_pretrained(tmp_path, output_loading_info=True)
+    model, told = ours("Model").from_pretrained(tmp_path, output_loading_info=True)
     assert not told["missing_keys"]
     assert torch.equal(model.h[1].mlp.down_proj.weight, peer.transformer.h[1].mlp.c_proj.weight.T)
 
@@ -220,7 +227,7 @@ def test_buffers_of_old_files_are_passed_over(tmp_path, caplog) -> None:
     weights |= {f"transformer.h.{n}.attn.{name}": torch.ones(1) for n in (0, 1) for name in ("bias", "masked_bias")}
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with caplog.at_level(logging.WARNING):
-        _, told = VaswaniGPTForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+        _, told = ours("ForCausalLM").from_pretrained(tmp_path, output_loading_info=True)
     assert caplog.records == []
     assert not told["missing_keys"] | told["unexpected_keys"]
 
@@ -282,9 +289,9 @@ def test_every_auto_class_loads_its_model(make_gpt, tmp_path) -> None:
 @pytest.mark.parametrize("order", PEERS)
 def test_weights_are_drawn_as_openai_draws_them(order) -> None:
     torch.manual_seed(0)
-    fields = {"hidden_size": 64, "num_hidden_layers": 8, "vocab_size": 500, "num_attention_heads": 4}
+    fields: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 8, "vocab_size": 500, "num_attention_heads": 4}
     model = VaswaniGPTForCausalLM(VaswaniGPTConfig(**fields, norm_order=order))
-    block = model.transformer.h[3]
+    block: Any = model.transformer.h[3]
     stds = {
         "words": model.transformer.wte.weight.std().item(),
         "positions": model.transformer.wpe.weight.std().item(),

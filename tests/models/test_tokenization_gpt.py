@@ -152,7 +152,7 @@ def gpt2(shared_data, tmp_path_factory) -> Path:
 def test_ten_thousand_lines_and_random_bytes_have_the_ids_of_transformers(gpt2, shared_data) -> None:
     ours, theirs = VaswaniGPT2Tokenizer.from_pretrained(gpt2), GPT2Tokenizer.from_pretrained(gpt2)
     with lzma.open(shared_data / "books" / "books.jsonl.xz", "rt", encoding="utf-8") as lines:
-        text = "".join(next(lines) for _ in range(3))
+        text = "".join(str(next(lines)) for _ in range(3))
     drawn = random.Random(0)
     pieces = [text[start : start + 100] for start in range(0, 1_000_000, 100)]
     noise = [drawn.randbytes(60).decode("latin-1") for _ in range(300)]

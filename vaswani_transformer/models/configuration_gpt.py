@@ -285,8 +285,8 @@ def _own_names(fields: dict[str, Any]) -> dict[str, Any]:
     fields = {named.get(name, name): value for name, value in fields.items()}
     if (old := fields.pop("afn", None)) is not None:
         fields["hidden_act"] = GPT1_ACTIVATIONS.get(old, old)
-    if isinstance(fields.get("hidden_act"), str):
-        fields["hidden_act"] = ACTIVATIONS.get(fields["hidden_act"], fields["hidden_act"])
+    if isinstance(name := fields.get("hidden_act"), str):
+        fields["hidden_act"] = ACTIVATIONS.get(name, name)
     return fields
 
 
@@ -295,7 +295,7 @@ def _ours(fields: dict[str, Any]) -> dict[str, Any]:
 
     Token ids that a small vocabulary does not hold, which transformers lets stand, are none.
     """
-    model_type = fields.get("model_type")
+    model_type = fields.get("model_type", "")
     if model_type not in FOREIGN:
         return dict(fields)
     fields = {**FOREIGN[model_type], **_own_names(fields), "model_type": VaswaniGPTConfig.model_type}

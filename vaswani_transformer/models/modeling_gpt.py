@@ -110,8 +110,8 @@ class VaswaniGPTModel(VaswaniGPTPreTrainedModel):
         if position_ids is None:
             position_ids = self._positions(shape, attention_mask, past, starts, device)
         check_context(self.config, position_ids, attention_mask, past + shape[1])
-        documents, ready = None, isinstance(attention_mask, dict) or getattr(attention_mask, "ndim", 2) == 4
-        if told and not ready:
+        documents = None
+        if told and not isinstance(attention_mask, dict) and getattr(attention_mask, "ndim", 2) == 2:
             documents = find_documents(position_ids.expand(shape), attention_mask, past)
         x_BTD = self._embed(input_ids, inputs_embeds, token_type_ids, position_ids)
         masks, more = layer_masks(self.config, x_BTD, attention_mask, past_key_values, documents, starts)

@@ -52,7 +52,8 @@ def openai_weights() -> list[WeightRenaming | WeightConverter]:
     for old, new in TRANSPOSED.items():
         made.append(WeightConverter(f"{old}.weight", f"{new}.weight", operations=[Transpose(0, 1)]))
         made.append(WeightRenaming(f"{old}.bias", f"{new}.bias"))
-    for kind, steps in (("weight", [Transpose(0, 1), HeadByHead()]), ("bias", [HeadByHead()])):
+    fused: dict[str, list[ConversionOps]] = {"weight": [Transpose(0, 1), HeadByHead()], "bias": [HeadByHead()]}
+    for kind, steps in fused.items():
         made.append(WeightConverter(f"attn.c_attn.{kind}", f"attn.qkv_proj.{kind}", operations=steps))
     return [*made, WeightRenaming("multiple_choice_head.summary", "classifier")]
 
@@ -154,7 +155,7 @@ def check_cache(config: VaswaniGPTConfig, cache: Any, rows: int) -> None:
         raise ValueError(
             f"past_key_values must be a Cache of a decoder, DynamicCache for one; got {type(cache).__name__}"
         )
-    filled = [layer for layer in cache.layers if isinstance(getattr(layer, "keys", None), Tensor)]
+    filled: list[Any] = [layer for layer in cache.layers if isinstance(getattr(layer, "keys", None), Tensor)]
     if not filled or torch.compiler.is_compiling():
         return
     head_size = config.hidden_size // config.num_attention_heads

@@ -70,7 +70,8 @@ class VaswaniGPTTokenizer(PreTrainedTokenizer):
             raise ValueError(f"vocab_file must hold unk_token; got {len(self._ids)} tokens without {str(unk_token)!r}")
         self._tokens = {number: token for token, number in self._ids.items()}
         lines = Path(merges_file).read_text(encoding="utf-8").split("\n")
-        self._merges = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
+        pairs = (line.split() for line in lines if line.strip() and not line.startswith("#version"))
+        self._merges = [(first, second) for first, second in pairs]
         model = backend_models.BPE(
             self._ids, self._merges, unk_token=str(unk_token), end_of_word_suffix=END_OF_WORD, fuse_unk=False
         )

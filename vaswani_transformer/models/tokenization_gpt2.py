@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as backend_models
@@ -67,7 +68,7 @@ class VaswaniGPT2Tokenizer(GPT2Tokenizer):
         return GPT2Tokenizer.save_pretrained(stock, save_directory, *args, **kwargs)
 
 
-def _learnt(learner: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _learnt(learner: Tokenizer) -> tuple[dict[str, int], Any]:
     """The tokens by their ids and the merges in their order, as the learner would write them down."""
     model = json.loads(learner.to_str())["model"]
     return dict(model["vocab"]), [tuple(pair) for pair in model["merges"]]
