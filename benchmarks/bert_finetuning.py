@@ -33,7 +33,7 @@ def texts(task: str) -> list[tuple[str, ...]]:
     """The training texts of a task, in a fixed random order."""
     folder, columns = TASKS[task]
     with lzma.open(GLUE / folder / "train.tsv.xz", "rt", encoding="utf-8", newline="") as file:
-        rows = [tuple(row[name] for name in columns) for row in csv.DictReader(file, delimiter="\t", quoting=3)]
+        rows = [tuple(row[name] for name in columns) for row in csv.DictReader(iter(file), delimiter="\t", quoting=3)]
     random.Random(0).shuffle(rows)
     return rows
 
@@ -43,7 +43,9 @@ def batches(task: str, tokenizer: VaswaniBertTokenizer, count: int) -> list[dict
     generator, rows, made = torch.Generator().manual_seed(0), texts(task), []
     for start in range(0, count * ROWS, ROWS):
         columns = [list(column) for column in zip(*rows[start : start + ROWS], strict=True)]
-        encoded = tokenizer(*columns, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
+        encoded = tokenizer(
+            columns[0], *columns[1:], padding=True, truncation=True, max_length=LENGTH, return_tensors="pt"
+        )
         made.append({**encoded, "labels": torch.randint(0, 2, (ROWS,), generator=generator)})
     return made
 

@@ -33,7 +33,13 @@ PEER = "transformers BertForPreTraining"
 SIZES = ("mini", "small")
 ROWS, LENGTH = 16, 128
 VOCABULARY, LEARNT = 30522, 14000  # Google's number of outputs; what the novels have words for
-TOY = {"vocab_size": 20, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+TOY: dict[str, Any] = {
+    "vocab_size": 20,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 MEMORY_UPDATES = 2  # the second holds Adam's averages from the start
 
 

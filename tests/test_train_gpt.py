@@ -61,7 +61,9 @@ def test_gpt_learns_in_the_loop_and_its_folder_writes_text(toy) -> None:
     assert validation[-1] < validation[0]
     model, tokenizer = AutoModelForCausalLM.from_pretrained(output), AutoTokenizer.from_pretrained(output)
     assert isinstance(model, VaswaniGPTForCausalLM)
-    ids = model.generate(**tokenizer("the cat dog", return_tensors="pt"), max_new_tokens=2, do_sample=False)
+    ids = model.generate(  # pyright: ignore[reportAttributeAccessIssue]
+        **tokenizer("the cat dog", return_tensors="pt"), max_new_tokens=2, do_sample=False
+    )
     assert tokenizer.decode(ids[0]).startswith("the cat dog saw")
 
 

@@ -48,7 +48,8 @@ def test_the_defaults_are_gpt_of_2018() -> None:
 def test_gpt2s_names_of_fields_are_taken() -> None:
     theirs: dict[str, Any] = {"n_embd": 24, "n_layer": 3, "n_head": 2, "n_positions": 7, "n_inner": 5}
     theirs |= {"resid_pdrop": 0.2, "embd_pdrop": 0.3, "attn_pdrop": 0.4, "layer_norm_epsilon": 1e-3}
-    config = Config(**theirs | {"activation_function": "relu"})
+    more: dict[str, Any] = {"activation_function": "relu"}
+    config = Config(**theirs, **more)
     assert {name: getattr(config, name) for name in theirs} == theirs
     assert (config.hidden_size, config.hidden_act, config.hidden_dropout) == (24, "relu", 0.2)
     assert "n_embd" not in config.to_dict()

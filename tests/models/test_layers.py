@@ -89,7 +89,8 @@ def test_the_loss_may_be_differentiated_twice_over_the_same_graph(smoothing: flo
     torch.manual_seed(0)
     inputs = [torch.randn(shape, requires_grad=True) for shape in ((6, 4), (11, 4), (11,))]
     labels = torch.tensor([3, -100, 0, 10, 5, -100])
-    loss, _ = chunked_cross_entropy(*inputs, labels, label_smoothing=smoothing)
+    hidden, weight, bias = inputs
+    loss, _ = chunked_cross_entropy(hidden, weight, bias, labels, label_smoothing=smoothing)
     first = torch.autograd.grad(loss, inputs, retain_graph=True)
     for gradient, again in zip(first, torch.autograd.grad(3 * loss, inputs), strict=True):
         torch.testing.assert_close(again, 3 * gradient)

@@ -31,7 +31,7 @@ def sentences() -> list[str]:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_fifty_real_sentences_have_the_states_of_transformers_padded_and_alone(minilm, sentences, attention) -> None:
-    model, told = VaswaniBertModel.from_pretrained(
+    model, told = VaswaniBertModel.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
         minilm, attn_implementation=attention, dtype=torch.float32, output_loading_info=True
     )
     assert not any(told[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))

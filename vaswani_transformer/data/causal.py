@@ -278,7 +278,9 @@ def _load(options: CausalOptions, split: str, tokenizer: PreTrainedTokenizerBase
     if not (folder / NOTES).exists():
         counts: dict[str, int] = {}
         lines = read_sentences(pieces, counts, split=None, skip_bad=options.on_bad_line == "skip")
-        write_documents(text_blocks(lines), tokenizer, folder, counts, first_id=tokenizer.eos_token_id)
+        end_of_text = tokenizer.eos_token_id
+        assert end_of_text is None or isinstance(end_of_text, int)
+        write_documents(text_blocks(lines), tokenizer, folder, counts, first_id=end_of_text)
     documents = Documents(folder)
     counts = documents.counts
     logger.info("%s: %s", split, ", ".join(f"{count} {what}" for what, count in counts.items() if what != "sentences"))

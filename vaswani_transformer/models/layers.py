@@ -181,7 +181,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         # Handed on, not copied: the weight's gradient is as large as the weight. A second backward makes them anew.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            *_, gradients = _chunked_sums(*ctx.saved_tensors, ctx.smoothing, ctx.needs_input_grad)
+            hidden_ND, weight_VD, bias_V, labels_N = ctx.saved_tensors
+            *_, gradients = _chunked_sums(hidden_ND, weight_VD, bias_V, labels_N, ctx.smoothing, ctx.needs_input_grad)
         scaled = (
             None if gradient is None else gradient.mul_(grad_loss.to(gradient.dtype)).to(dtype)
             for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
