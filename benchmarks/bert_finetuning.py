@@ -9,6 +9,7 @@ Counted are real tokens a second of forward, backward and update. `speed` is ove
 
 import argparse
 import csv
+import io
 import logging
 import lzma
 import random
@@ -32,8 +33,8 @@ ROWS, LENGTH = 32, 128  # of Google's run_classifier.py
 def texts(task: str) -> list[tuple[str, ...]]:
     """The training texts of a task, in a fixed random order."""
     folder, columns = TASKS[task]
-    with lzma.open(GLUE / folder / "train.tsv.xz", "rt", encoding="utf-8", newline="") as file:
-        rows = [tuple(row[name] for name in columns) for row in csv.DictReader(iter(file), delimiter="\t", quoting=3)]
+    with io.TextIOWrapper(lzma.open(GLUE / folder / "train.tsv.xz"), encoding="utf-8", newline="") as file:
+        rows = [tuple(row[name] for name in columns) for row in csv.DictReader(file, delimiter="\t", quoting=3)]
     random.Random(0).shuffle(rows)
     return rows
 
@@ -43,9 +44,8 @@ def batches(task: str, tokenizer: VaswaniBertTokenizer, count: int) -> list[dict
     generator, rows, made = torch.Generator().manual_seed(0), texts(task), []
     for start in range(0, count * ROWS, ROWS):
         columns = [list(column) for column in zip(*rows[start : start + ROWS], strict=True)]
-        encoded = tokenizer(
-            columns[0], *columns[1:], padding=True, truncation=True, max_length=LENGTH, return_tensors="pt"
-        )
+        pairs = columns[1] if len(columns) > 1 else None
+        encoded = tokenizer(columns[0], pairs, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
         made.append({**encoded, "labels": torch.randint(0, 2, (ROWS,), generator=generator)})
     return made
 
