@@ -432,7 +432,8 @@ class Training:
         recipe, progress = self.recipe, self.progress
         if recipe.minutes is None:
             return progress.steps
-        return max(progress.step, min(recipe.steps, int(progress.step * 60.0 * recipe.minutes / progress.seconds)))
+        seconds = max(progress.seconds, 1e-9)  # a coarse clock may not have moved
+        return max(progress.step, min(recipe.steps, int(progress.step * 60.0 * recipe.minutes / seconds)))
 
     def _agree(self, stopping: bool, saving: bool) -> tuple[bool, bool, int]:
         """The main process's answers, and its plan of steps, in every process; between two agreements of several GPUs
