@@ -17,9 +17,10 @@ import sys
 from pathlib import Path
 
 import torch
-from bert import Stepper, bert_like, real_tokens
+from bert import bert_like, real_tokens
 from pairs import rates, report
 from torch import Tensor
+from updates import Stepper
 
 from vaswani_transformer import VaswaniBertConfig, VaswaniBertForSequenceClassification, VaswaniBertTokenizer
 

@@ -11,18 +11,16 @@ libraries' own code counts for neither.
 """
 
 import argparse
-import json
 import logging
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from bert import Stepper, bert_like, real_tokens
+from bert import bert_like, real_tokens
 from pairs import rates, report
 from torch import Tensor, nn
+from updates import Stepper, memory_of, print_memory
 
 import vaswani_transformer
 from vaswani_transformer import VaswaniBertConfig, VaswaniBertForPreTraining
@@ -40,7 +38,6 @@ TOY: dict[str, Any] = {
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
 }
-MEMORY_UPDATES = 2  # the second holds Adam's averages from the start
 
 
 def prepared(folder: Path) -> BertPretrainingData:
@@ -90,12 +87,6 @@ def speed_claim(size: str, made: list[dict[str, Tensor]], updates: int, pairs: i
     report(f"speed-{size}", *found, unit="real tokens/s", peer=PEER, real_share=round(share, 3))
 
 
-def held(what: str) -> float:
-    """MiB this process holds ("VmRSS") or has held at most ("VmHWM")."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition(f"{what}:")[2].split()[0]) / 1024
-
-
 def memory_turn(side: str, size: str, path: Path) -> None:
     """Runs in a process of its own: prints the most that a few updates held beyond what was held before them."""
     batch: Any = torch.load(path)
@@ -104,23 +95,14 @@ def memory_turn(side: str, size: str, path: Path) -> None:
     if side == "theirs":
         toy, model, batch = bert_like(toy), bert_like(model), for_peer(batch)
     Stepper(toy).update({name: x % TOY["vocab_size"] for name, x in batch.items()})
-    stepper = Stepper(model)
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew
-    before = held("VmRSS")
-    for _ in range(MEMORY_UPDATES):
-        stepper.update(batch)
-    print(json.dumps({"mib": held("VmHWM") - before}))
+    print_memory(Stepper(model), batch)
 
 
 def memory_claim(size: str, batch: dict[str, Tensor], folder: Path) -> None:
     """What the peer's updates held at most over what ours held."""
     path = folder / "batch.pt"
     torch.save(batch, path)
-    found = {}
-    for side in ("ours", "theirs"):
-        command = [sys.executable, __file__, "--memory-of", side, size, str(path)]
-        answer = subprocess.run(command, check=True, capture_output=True, text=True)
-        found[side] = json.loads(answer.stdout.splitlines()[-1])["mib"]
+    found = {side: memory_of(__file__, side, size, str(path)) for side in ("ours", "theirs")}
     report(f"memory-{size}", [found["ours"]], [found["theirs"]], unit="MiB", peer=PEER, less_is_better=True)
 
 

@@ -24,7 +24,17 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 def benchmark(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("bert", "bert_pretraining", "marian", "pairs", "translation", "transformer_training"):
+    for name in (
+        "bert",
+        "bert_pretraining",
+        "gpt",
+        "gpt_generation",
+        "gpt_training",
+        "marian",
+        "pairs",
+        "translation",
+        "updates",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -76,7 +86,8 @@ def test_the_bert_peer_takes_the_same_updates_on_the_batch_padded_for_it(benchma
     bert, script = benchmark("bert"), benchmark("bert_pretraining")
     torch.manual_seed(0)
     ours = VaswaniBertForPreTraining(VaswaniBertConfig(**BERT_TOY))
-    steppers = [bert.Stepper(ours), bert.Stepper(bert.bert_like(ours))]
+    updates = benchmark("updates")
+    steppers = [updates.Stepper(ours), updates.Stepper(bert.bert_like(ours))]
     ids, mask = torch.randint(1, 40, (3, 9)), torch.tensor([[1] * 9, [1] * 5 + [0] * 4, [1] * 7 + [0] * 2])
     batch = {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
     batch["labels"] = ids.masked_fill((torch.rand(3, 9) < 0.5) | (mask == 0), -100)
@@ -96,3 +107,13 @@ def test_the_bert_peer_of_a_classifier_gives_its_logits(benchmark):
     ours = VaswaniBertForSequenceClassification(VaswaniBertConfig(**BERT_TOY)).eval()
     ids = torch.randint(1, 40, (3, 9))
     torch.testing.assert_close(benchmark("bert").bert_like(ours)(ids).logits, ours(ids).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "openai-gpt"])
+def test_the_gpt_peers_compute_the_same_function(benchmark, tmp_path, kind):
+    fields = {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 12, "vocab_size": 40}
+    script = benchmark("gpt")
+    script.SHAPE.clear()
+    ours, theirs = script.both(kind, str(tmp_path), **fields)
+    ids = torch.randint(40, (2, 12))
+    torch.testing.assert_close(ours.eval()(ids).logits, theirs.eval()(ids).logits, rtol=0, atol=1e-5)

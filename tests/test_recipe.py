@@ -11,7 +11,7 @@ import yaml
 
 from vaswani_transformer.data.bert_options import BertPretrainingOptions
 from vaswani_transformer.finetune_recipe import FinetuneRecipe
-from vaswani_transformer.models import VaswaniBertConfig
+from vaswani_transformer.models import VaswaniBertConfig, VaswaniGPTConfig
 from vaswani_transformer.phases import phases_of
 from vaswani_transformer.recipe import Recipe, load_recipe, recipe_names, recipe_path, recipe_summaries
 from vaswani_transformer.sections import read_section
@@ -79,7 +79,8 @@ def test_every_recipe_named_by_its_issue_ships():
     tasks = {"sst2", "cola", "rte", "mrpc", "stsb", "ner", "squad", "commonsenseqa"}
     assert set(FINETUNING) == {f"bert-{task}" for task in tasks}
     berts = {"bert-base-pretraining", "bert-large-pretraining", "bert-tiny-books", "bert-demo"}
-    assert pairs | berts | {"transformer-tiny-multi30k-en-de", "transformer-demo"} <= set(recipe_names())
+    gpts = {"gpt1-bookcorpus", "gpt2-124m-openwebtext", "gpt3-125m", "gpt-small-books", "gpt-demo"}
+    assert pairs | berts | gpts | {"transformer-tiny-multi30k-en-de", "transformer-demo"} <= set(recipe_names())
 
 
 def test_bert_bases_recipe_holds_the_papers_numbers():
@@ -105,6 +106,24 @@ def test_bert_larges_recipe_holds_the_numbers_of_the_lamb_run():
     told = [(one.batch.sequences, one.optimizer.learning_rate, one.schedule.warmup_steps) for one in recipe.by_phase()]
     assert told == [(65_536, 6e-3, 2001), (32_768, 4e-3, 200)]
     assert {(one.optimizer.name, one.schedule.power) for one in recipe.by_phase()} == {("lamb", 0.5)}
+
+
+def test_the_recipes_of_the_gpts_hold_their_papers_numbers():
+    found = {}
+    for name in ("gpt1-bookcorpus", "gpt2-124m-openwebtext", "gpt3-125m"):
+        recipe = load_recipe(name)
+        tokens = recipe.batch.sequences * recipe.data["max_seq_length"]
+        rate, betas = recipe.optimizer.learning_rate, recipe.optimizer.betas
+        assert (recipe.optimizer.name, recipe.schedule.name) == ("adamw", "cosine")
+        found[name] = (recipe.model["preset"], tokens, rate, betas, recipe.schedule.minimum_ratio)
+        assert recipe.data["max_seq_length"] == VaswaniGPTConfig.preset(recipe.model["preset"]).max_position_embeddings
+    assert found == {
+        "gpt1-bookcorpus": ("gpt", 32_768, 2.5e-4, [0.9, 0.999], 0.0),
+        "gpt2-124m-openwebtext": ("gpt2", 491_520, 6e-4, [0.9, 0.95], 0.1),
+        "gpt3-125m": ("gpt3-125m", 524_288, 6e-4, [0.9, 0.95], 0.1),
+    }
+    assert load_recipe("gpt3-125m").steps * 524_288 == pytest.approx(300e9, rel=1e-5)
+    assert load_recipe("gpt3-125m").schedule.warmup_steps * 524_288 == pytest.approx(375e6, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", sorted({name for name in recipe_names() if name.startswith("bert")} - set(FINETUNING)))

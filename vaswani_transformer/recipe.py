@@ -398,8 +398,11 @@ def _check_tokenizer(tokenizer: Mapping[str, Any], *, model: Mapping[str, Any]) 
             known = [f"tokenizer.{name}" for name in TOKENIZER_KEYS]
             raise ValueError(unknown_name(f"tokenizer.{key}", known, "recipe key"))
     if "from" in tokenizer:
-        if len(tokenizer) > 1 or not isinstance(tokenizer["from"], str):
-            raise ValueError(f"tokenizer.from must be text and stand alone; got tokenizer={dict(tokenizer)}")
+        alone = len(tokenizer) == 1 or (len(tokenizer) == 2 and tokenizer.get("kind") == "gpt1")
+        if not alone or not isinstance(tokenizer["from"], str):
+            raise ValueError(
+                f"tokenizer.from must be text and stand alone, or with kind: gpt1; got tokenizer={dict(tokenizer)}"
+            )
         return
     if not tokenizer and "from" in model:
         return
@@ -409,7 +412,9 @@ def _check_tokenizer(tokenizer: Mapping[str, Any], *, model: Mapping[str, Any]) 
             f"got model.from={model['from']!r}, tokenizer={dict(tokenizer)}"
         )
     if tokenizer.get("kind") not in ("bpe", "wordpiece", "byte-bpe"):
-        raise ValueError(f"tokenizer.kind must be bpe, wordpiece or byte-bpe; got kind={tokenizer.get('kind')!r}")
+        raise ValueError(
+            f"tokenizer.kind must be bpe, wordpiece or byte-bpe, or gpt1 with from; got kind={tokenizer.get('kind')!r}"
+        )
     for key, least in (("vocab_size", 1), ("min_frequency", 0)):
         value = tokenizer.get(key, least if key == "min_frequency" else None)
         if type(value) is not int or value < least:

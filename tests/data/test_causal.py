@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from vaswani_transformer import VaswaniGPTTokenizer
 from vaswani_transformer.data.causal import CausalData, CausalOptions, text_blocks
 from vaswani_transformer.data.translation import IGNORED
 
@@ -156,3 +157,12 @@ def test_rows_of_two_epochs_do_not_mix_in_a_batch(tmp_path):
 def test_an_end_of_text_token_written_out_in_a_document_is_text(tmp_path):
     data = prepare(tmp_path, texts=["a <|endoftext|> b", "c"], max_seq_length=100)
     assert batches(data, 0)[0]["input_ids"].tolist()[0].count(TOKENIZER.eos_token_id) == 2
+
+
+def test_a_recipe_may_ask_for_the_rules_of_2018_for_an_openai_vocabulary(tmp_path):
+    tokens = ["<unk>", "do</w>", "n't</w>", "d", "o</w>", "n", "'", "n'", "t</w>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nd o</w>\nn '\nn' t</w>\n")
+    data = prepare(tmp_path, texts=["Don't"], tokenizer={"kind": "gpt1", "from": str(tmp_path)})
+    assert isinstance(data.tokenizer, VaswaniGPTTokenizer)
+    assert batches(data, 0)[0]["input_ids"].tolist() == [[1, 2]]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vaswani_transformer.models.layers import chunked_cross_entropy, dropout
+from vaswani_transformer.models.layers import OutputHead, chunked_cross_entropy, dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.99])
@@ -103,3 +103,25 @@ def test_the_weights_gradient_is_not_copied_on_its_way() -> None:
     (loss / 6).backward()
     assert weight.grad is not None
     assert weight.grad.data_ptr() == made
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (2, 3), (8, 1), (9, 1), (0, 1)])
+def test_logits_of_few_rows_are_those_of_a_plain_linear(shape: tuple[int, int], bias: bool) -> None:
+    torch.manual_seed(0)
+    head = OutputHead(16, 37, bias=bias)
+    hidden = torch.randn(*shape, 16)
+    expected = nn.functional.linear(hidden, head.weight, head.bias)
+    with torch.no_grad():
+        found = head(hidden)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_one_row_is_multiplied_as_two_from_the_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+    product = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda a, b: shapes.append((a.shape, b.shape)) or product(a, b))
+    with torch.no_grad():
+        OutputHead(16, 37)(torch.randn(1, 1, 16))
+    assert shapes == [((37, 16), (16, 2))]

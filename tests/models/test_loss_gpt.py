@@ -192,6 +192,7 @@ class LargestTensor(TorchDispatchMode):
 def test_a_training_step_never_holds_more_than_a_chunk_of_logits(make_gpt, monkeypatch) -> None:
     vocabulary = 4000
     monkeypatch.setattr(layers, "CHUNK_ELEMENTS", {"cpu": 8 * vocabulary, "other": 8 * vocabulary})
+    monkeypatch.setattr(layers, "CHUNK_ROWS", 1)
     model = make_gpt("ForCausalLM", vocab_size=vocabulary).train()
     _, batch = batch_of("ForCausalLM")
     with LargestTensor() as largest:

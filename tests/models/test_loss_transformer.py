@@ -16,6 +16,7 @@ V, D, N = 37, 8, 23
 def small_chunks(monkeypatch) -> None:
     """Four rows of logits at a time, so that a toy loss takes several chunks and a ragged last one."""
     monkeypatch.setattr(layers, "CHUNK_ELEMENTS", {"cpu": 4 * V, "other": 4 * V})
+    monkeypatch.setattr(layers, "CHUNK_ROWS", 1)
 
 
 def problem(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -93,6 +94,7 @@ def test_one_chunk_and_many_give_the_same_loss(monkeypatch) -> None:
     losses = []
     for elements in (V, 5 * V, 1000 * V, 1):  # less than a row still means one row
         monkeypatch.setattr(layers, "CHUNK_ELEMENTS", {"cpu": elements, "other": elements})
+        monkeypatch.setattr(layers, "CHUNK_ROWS", 1)
         losses.append(chunked_cross_entropy(hidden, weight, bias, labels, label_smoothing=0.1)[0])
     torch.testing.assert_close(torch.stack(losses), losses[0].expand(4))
 
@@ -195,6 +197,7 @@ def test_a_training_step_never_makes_a_tensor_of_vocabulary_times_target_length(
     vocabulary, length = 2000, 60
     model = make_model(vocab_size=vocabulary, d_model=8, tie_embeddings=tie, lm_head_bias=tie == "none").train()
     monkeypatch.setattr(layers, "CHUNK_ELEMENTS", {"cpu": 16 * vocabulary, "other": 16 * vocabulary})
+    monkeypatch.setattr(layers, "CHUNK_ROWS", 1)
     ids = torch.randint(3, vocabulary, (2, length))
     with LargestTensor() as largest:
         model(ids, labels=ids).loss.backward()

@@ -12,6 +12,8 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from ..models.tokenization_gpt import VaswaniGPTTokenizer
+
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # raise it when training a tokenizer changes, so that no older one is taken for today's
@@ -34,14 +36,18 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return digest([content, split, tokenizer.pad_token_id, tokenizer.eos_token_id])
 
 
-def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: str, *, kind: str | None = None) -> PreTrainedTokenizerBase:
     """Returns the tokenizer that a recipe's tokenizer.from names.
+
+    Args:
+        source: a folder or Hub repository.
+        kind: "gpt1" reads an openai-gpt vocabulary by OpenAI's rules, not by those of transformers' tokenizer.
 
     Raises:
         ValueError: nothing there, or a folder without a tokenizer.
     """
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return (VaswaniGPTTokenizer if kind == "gpt1" else AutoTokenizer).from_pretrained(source)
     except (OSError, ValueError) as error:  # transformers' words for a folder without one are about packages
         raise ValueError(f"tokenizer.from must name a folder or Hub repository; got {source!r}") from error
 
@@ -57,7 +63,8 @@ def load_or_train(
     """Returns the tokenizer that a recipe's `tokenizer` section names, trained where it is not in the cache yet.
 
     Args:
-        section: {kind, vocab_size, min_frequency} trains one, {from: folder or Hub name} loads one.
+        section: {kind, vocab_size, min_frequency} trains one, {from: folder or Hub name} loads one, with {kind: gpt1}
+            by OpenAI's rules of 2018.
         learner: a tokenizer class with `train`.
         kind: what it learns.
         texts: the origin of the training text, and the text.
@@ -67,7 +74,7 @@ def load_or_train(
         ValueError: another kind, no size, nothing at `from`.
     """
     if "from" in section:
-        return load_tokenizer(section["from"])
+        return load_tokenizer(section["from"], kind=section.get("kind"))
     if section.get("kind") != kind or "vocab_size" not in section:
         raise ValueError(f"tokenizer needs kind: {kind} and vocab_size, or from; got {dict(section)}")
     settings = {key: section[key] for key in ("vocab_size", "min_frequency") if key in section}

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 # Logits held at once, in elements: about what stays in the last-level cache of a CPU, half a GiB of float32 elsewhere.
 CHUNK_ELEMENTS = {"cpu": 1 << 21, "other": 1 << 27}
+CHUNK_ROWS = 96  # at least: of fewer rows, products with a large vocabulary slow down
+# Rows up to which a CPU multiplies a large float32 matrix faster from the left, see `few_rows_linear`.
+FEW_ROWS = 8
 # Under torch.compile the number of chunks must not depend on the data.
 COMPILED_CHUNKS = 8
 
@@ -125,8 +128,39 @@ class OutputHead(nn.Linear):
             smoothed cross-entropy and of the plain negative log-likelihood (no gradient), in nats. No label gives 0.
         """
         if labels is None:
+            few = hidden.numel() <= FEW_ROWS * hidden.shape[-1] and hidden.dtype == torch.float32
+            if (
+                few
+                and hidden.device.type == "cpu"
+                and not torch.is_grad_enabled()
+                and type(self.weight) is nn.Parameter
+            ):
+                return few_rows_linear(hidden, self.weight, self.bias)
             return super().forward(hidden)
         return chunked_cross_entropy(hidden, self.weight, self.bias, labels, label_smoothing=label_smoothing)
+
+
+def few_rows_linear(hidden: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
+    """`torch.nn.functional.linear` of a few rows, as when text is written: W X^T, and two rows in place of one.
+
+    The weight's way from memory is what takes time, and a CPU's library reads it slowly for X W^T of so few rows, and
+    for a matrix times a vector: 4.9 ms for one row of 256 with 40,478 words on two cores, 1.2 ms this way.
+
+    Args:
+        hidden: [..., D], at least one row.
+        weight_VD: the matrix.
+        bias_V: added, or None.
+
+    Returns:
+        [..., V].
+    """
+    hidden_ND = hidden.reshape(-1, hidden.shape[-1])
+    rows = hidden_ND.shape[0]
+    if rows == 1:
+        hidden_ND = hidden_ND.repeat(2, 1)
+    logits_NV = torch.mm(weight_VD, hidden_ND.t())[:, :rows].t().contiguous()
+    logits = logits_NV.view(*hidden.shape[:-1], weight_VD.shape[0])
+    return logits if bias_V is None else logits + bias_V
 
 
 def as_output_head(linear: nn.Linear) -> OutputHead:
@@ -251,7 +285,7 @@ def _smoothed(
 
 
 def _chunk_rows(hidden_ND: Tensor, vocabulary: int) -> int:
-    return max(1, CHUNK_ELEMENTS["cpu" if hidden_ND.device.type == "cpu" else "other"] // vocabulary)
+    return max(CHUNK_ROWS, CHUNK_ELEMENTS["cpu" if hidden_ND.device.type == "cpu" else "other"] // vocabulary)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
