@@ -167,8 +167,10 @@ def main() -> None:
 
 def _figures(nats: float, options: CausalOptions, rows: list[np.ndarray]) -> dict[str, float | int]:
     """The perplexities of the validation text, whose words and bytes are those of the files."""
-    lines = [piece for _, _, piece in open_documents(options, "validation", verbatim=True)[1] if isinstance(piece, str)]
-    words, size = sum(len(line.split()) for line in lines), sum(len(line.encode()) + 1 for line in lines)
+    pieces = [piece for _, _, piece in open_documents(options, "validation", verbatim=True)[1]]
+    lines = [piece for piece in pieces if isinstance(piece, str)]
+    words = sum(len(line.split()) for line in lines)
+    size = sum(len(line.encode()) + 1 for line in lines) - pieces.count(None)  # a document's last line ends with it
     tokens = sum(len(row) - 1 for row in rows)
     found = Perplexity(nats, tokens, words, size, len(rows), 0, 0).as_dict()
     return {name: value for name, value in found.items() if name not in ("window", "stride", "documents")}
