@@ -1,6 +1,7 @@
 """The Kneser-Ney baseline against the formulas written out with dictionaries, one n-gram at a time."""
 
 import importlib
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from vaswani_transformer import VaswaniGPT2Tokenizer, VaswaniGPTConfig, VaswaniGPTForCausalLM
+from vaswani_transformer.evaluation.perplexity import perplexity
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 V = 7
@@ -93,3 +97,42 @@ def test_a_probability_does_not_depend_on_what_follows(module):
 def test_a_text_it_cannot_learn_from_is_told(module, tokens, order, told):
     with pytest.raises(ValueError, match=told):
         module.KneserNey(np.array(tokens), vocab_size=V, order=order)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_it_stands_beside_the_model_on_the_recipes_own_text(module, tmp_path, monkeypatch, capsys, separate):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    texts = {"train": ["a hat and a dog, a dog and a hat"] * 3, "validation": ["a hat,\n\na hat", "a dog and a hat"]}
+    for split, rows in texts.items():
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    tokenizer = VaswaniGPT2Tokenizer.train(texts["train"], vocab_size=260)
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 260}
+    model = VaswaniGPTForCausalLM(VaswaniGPTConfig(**sizes, max_position_embeddings=16)).eval()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    recipe = {
+        "model": {"family": "gpt"},
+        "tokenizer": {"from": str(tmp_path / "model")},
+        "data": {"files": {split: str(tmp_path / f"{split}.jsonl") for split in texts}, "separate_documents": separate},
+        "batch": {"sequences": 1},
+        "optimizer": {"learning_rate": 0.1},
+        "schedule": {"name": "constant"},
+        "steps": 1,
+        "output": "run",
+    }
+    (tmp_path / "toy.yaml").write_text(json.dumps(recipe))
+    monkeypatch.setattr(
+        sys, "argv", ["kneser_ney", str(tmp_path / "model"), str(tmp_path / "toy.yaml"), "--order", "3"]
+    )
+    module.main()
+    line = json.loads(capsys.readouterr().out)
+    ids = {split: [[259, *tokenizer(row)["input_ids"]] for row in rows] for split, rows in texts.items()}
+    baseline = module.KneserNey(np.concatenate(ids["train"]), vocab_size=260, order=3)
+    rows = ids["validation"] if separate else [[token for row in ids["validation"] for token in row]]
+    nats = -sum(np.log(baseline.probabilities(np.array(row))[1:]).sum() for row in rows)
+    assert line["kneser_ney"]["nats"] == pytest.approx(nats)
+    assert line["kneser_ney"]["words"] == line["model"]["words"] == 4 + 5
+    assert line["kneser_ney"]["bytes"] == sum(len(text) for text in texts["validation"])
+    assert line["kneser_ney"]["tokens"] == line["model"]["tokens"] == sum(len(row) - 1 for row in rows)
+    if separate:
+        assert line["model"]["nats"] == pytest.approx(perplexity(model, tokenizer, texts["validation"]).nats)

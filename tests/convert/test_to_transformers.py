@@ -107,7 +107,7 @@ def test_what_was_exported_comes_in_again_bit_for_bit(tmp_path, family, head, fi
 def test_a_square_weight_is_transposed_once_out_and_once_in(tmp_path):
     model = made("GPT", "ForCausalLM", norm_order="pre", intermediate_size=16)
     out = export_to_transformers(saved(model, tmp_path / "ours"), tmp_path / "theirs")
-    theirs, again = transformers.GPT2LMHeadModel.from_pretrained(out), type(model).from_pretrained(out)
+    theirs, again = their_class(out).from_pretrained(out), type(model).from_pretrained(out)
     for number, block in enumerate(model.transformer.h):
         other, back = theirs.transformer.h[number], again.transformer.h[number]
         assert torch.equal(other.attn.c_proj.weight, block.attn.out_proj.weight.T)
@@ -147,7 +147,7 @@ def test_the_same_text_is_written_from_the_same_prompt(tmp_path):
     model = made("GPT", "ForCausalLM", norm_order="pre", eos_token_id=7)
     model.generation_config = GenerationConfig(do_sample=True, temperature=0.7, top_k=5, eos_token_id=7, pad_token_id=7)
     out = export_to_transformers(saved(model, tmp_path / "ours"), tmp_path / "theirs")
-    theirs = transformers.GPT2LMHeadModel.from_pretrained(out).eval()
+    theirs = their_class(out).from_pretrained(out).eval()
     assert (theirs.generation_config.temperature, theirs.generation_config.top_k) == (0.7, 5)
     found = []
     for one in (model, theirs):

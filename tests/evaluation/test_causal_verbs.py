@@ -16,6 +16,7 @@ from vaswani_transformer import VaswaniGPT2Tokenizer, VaswaniGPTConfig, VaswaniG
 from vaswani_transformer.evaluation.causal_lm import load_causal_lm
 from vaswani_transformer.evaluation.completion import SAMPLING, search_options
 from vaswani_transformer.evaluation.perplexity import perplexity
+from vaswani_transformer.models.tokenization_gpt import _english_words
 
 PROMPTS = ["a hat and a dog", "a", "a dog"]
 
@@ -26,8 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     tokenizer = VaswaniGPT2Tokenizer.train(["a hat, a dog and a hat"], vocab_size=264)
     sizes: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
-    end = {"eos_token_id": tokenizer.eos_token_id}
-    config = VaswaniGPTConfig(**sizes, vocab_size=264, max_position_embeddings=32, norm_order="pre", **end)
+    sizes |= {"vocab_size": 264, "max_position_embeddings": 32, "eos_token_id": tokenizer.eos_token_id}
+    config = VaswaniGPTConfig(**sizes, norm_order="pre")
     model = VaswaniGPTForCausalLM(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -46,8 +47,8 @@ def expected(folder: Path):
     def write(prompt: str, **options: Any) -> tuple[str, str]:
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
         found = model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **options)[0]
-        new = tokenizer.decode(found[ids.shape[1] :], skip_special_tokens=True)
-        return tokenizer.decode(found, skip_special_tokens=True), new
+        decode: Any = tokenizer.decode
+        return decode(found, skip_special_tokens=True), decode(found[ids.shape[1] :], skip_special_tokens=True)
 
     return write
 
@@ -140,7 +141,7 @@ def test_an_empty_prompt_starts_at_the_models_end_of_text(folder, capsys):
     model, tokenizer = load_causal_lm(folder)
     assert main(["generate", str(folder), "", "--greedy", "--max-new-tokens", "5"]) == 0
     ids = model.generate(torch.tensor([[tokenizer.eos_token_id]]), max_new_tokens=5, do_sample=False)[0]
-    assert capsys.readouterr().out == tokenizer.decode(ids, skip_special_tokens=True) + "\n"
+    assert capsys.readouterr().out == f"{tokenizer.decode(ids, skip_special_tokens=True)}\n"
 
 
 def test_the_models_own_settings_come_before_the_defaults(folder):
@@ -168,10 +169,36 @@ def test_a_folder_of_transformers_gpts_is_read_as_ours(tmp_path, folder, capsys,
 
 def test_a_gpt2_whose_switches_are_not_ours_stays_transformers(tmp_path, folder):
     fields: dict[str, Any] = {"vocab_size": 264, "n_embd": 16, "n_head": 2, "n_layer": 1, "n_positions": 32}
-    switch = {"scale_attn_by_inverse_layer_idx": True}
-    transformers.GPT2LMHeadModel(transformers.GPT2Config(**fields, **switch)).save_pretrained(tmp_path)
+    fields["scale_attn_by_inverse_layer_idx"] = True
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(**fields)).save_pretrained(tmp_path)
     VaswaniGPT2Tokenizer.from_pretrained(folder).save_pretrained(tmp_path)
     assert type(load_causal_lm(tmp_path)[0]) is transformers.GPT2LMHeadModel
+
+
+def save_gpt1(folder: Path) -> None:
+    """A toy of OpenAI's repository on the Hub: weights, vocab.json, merges.txt."""
+    vocab = ["<unk>", "d", "o</w>", "n", "'", "t</w>", "'t</w>", "n't</w>", "do</w>", "on"]
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(vocab)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n' t</w>\nn 't</w>\nd o</w>\n")
+    sizes: dict[str, Any] = {"vocab_size": len(vocab), "n_embd": 16, "n_head": 2, "n_layer": 1, "n_positions": 8}
+    transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**sizes)).save_pretrained(folder)
+
+
+def test_gpt1s_own_folder_is_read_with_the_words_it_has_learnt(tmp_path):
+    pytest.importorskip("spacy", reason="GPT's tokenizer of 2018 needs spaCy, of the extra `gpt1`")
+    pytest.importorskip("ftfy", reason="GPT's tokenizer of 2018 needs ftfy, of the extra `gpt1`")
+    save_gpt1(tmp_path)
+    _, tokenizer = load_causal_lm(tmp_path)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("don't")["input_ids"]) == ["do</w>", "n't</w>"]
+
+
+def test_without_the_extra_gpt1_gets_the_stock_tokenizer_and_a_warning(tmp_path, monkeypatch, caplog):
+    save_gpt1(tmp_path)
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    _english_words.cache_clear()
+    _, tokenizer = load_causal_lm(tmp_path)
+    assert type(tokenizer).__name__.startswith("OpenAIGPTTokenizer")
+    assert "vaswani-transformer[gpt1]" in caplog.text
 
 
 # --- perplexity ------------------------------------------------------------------------------------------------------

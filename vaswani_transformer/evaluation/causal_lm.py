@@ -1,13 +1,24 @@
 """Causal language models to evaluate and to write with: GPT-1 and GPT-2 read as ours, any other as its own class."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    OpenAIGPTTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import cached_file
 
-from ..models import VaswaniGPTConfig, VaswaniGPTForCausalLM
+from ..models import VaswaniGPTConfig, VaswaniGPTForCausalLM, VaswaniGPTTokenizer
 from ..models.configuration_gpt import FIXED, FOREIGN
+
+logger = logging.getLogger(__name__)
 
 
 def load_causal_lm(
@@ -16,7 +27,8 @@ def load_causal_lm(
     """Returns a causal language model, in evaluation mode on its device, and its tokenizer.
 
     A folder of transformers' GPT-2 or OpenAI-GPT is read as ours, whose logits are theirs, unless one of GPT-2's
-    switches asks for a model that ours is not.
+    switches asks for a model that ours is not. GPT-1's vocabulary is read by OpenAI's rules, which the weights have
+    learnt, where the extra `gpt1` is installed, else by transformers' with a warning.
 
     Args:
         name: a folder, or a name on the Hub.
@@ -34,9 +46,9 @@ def load_causal_lm(
         _check_kind(name, config)
         foreign = config.model_type in FOREIGN
         ours = foreign and all(getattr(config, switch, value) == value for switch, value in FIXED.items())
-        model_class = VaswaniGPTForCausalLM if ours else AutoModelForCausalLM
-        model: Any = model_class.from_pretrained(name, **({} if dtype is None else {"dtype": dtype}))
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        model_class: Any = VaswaniGPTForCausalLM if ours else AutoModelForCausalLM
+        model = model_class.from_pretrained(name, **({} if dtype is None else {"dtype": dtype}))
+        tokenizer = _tokenizer(name)
     except OSError as error:
         raise ValueError(
             f"MODEL must be a folder with a model and its tokenizer, or a Hub name; got {name}: {error}"
@@ -45,6 +57,18 @@ def load_causal_lm(
         size = model.config.vocab_size
         raise ValueError(f"the tokenizer must not have more tokens than the model; got {len(tokenizer)}, {size=}")
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer
+
+
+def _tokenizer(name: str) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    files = VaswaniGPTTokenizer.vocab_files_names.values()
+    found = [cached_file(name, file, _raise_exceptions_for_missing_entries=False) for file in files]
+    if isinstance(tokenizer, OpenAIGPTTokenizer) and all(found):
+        try:
+            return VaswaniGPTTokenizer.from_pretrained(name)
+        except ImportError as error:
+            logger.warning("%s", error)
+    return tokenizer
 
 
 def _check_kind(name: str, config: Any) -> None:

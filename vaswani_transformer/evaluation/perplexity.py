@@ -150,7 +150,7 @@ def score_tokens(
 
     Args:
         model: any causal language model.
-        rows: [N] ids each; none sees another.
+        rows: [N] ids each, of any integer type; none sees another.
 
     Raises:
         ValueError: as `perplexity`, or a batch of no tokens.
@@ -204,7 +204,7 @@ def _score(model: PreTrainedModel, windows: Sequence[_Window]) -> tuple[float, i
     ids_BT, mask_BT = pad_right([one.ids.tolist() for one in windows], 0)
     targets_BT = torch.full_like(ids_BT, -100)
     for index, one in enumerate(windows):
-        targets_BT[index, len(one.ids) - len(one.targets) : len(one.ids)] = torch.from_numpy(one.targets)
+        targets_BT[index, len(one.ids) - len(one.targets) : len(one.ids)] = torch.tensor(one.targets.astype(np.int64))
     keep = ids_BT.shape[1] - int((targets_BT >= 0).any(0).nonzero()[0])
     fewer = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     inputs: dict[str, Any] = {"input_ids": ids_BT.to(model.device), "attention_mask": mask_BT.to(model.device)}
