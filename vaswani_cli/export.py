@@ -22,10 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exports, and prints the new folder."""
+    from transformers.utils.logging import disable_progress_bar
+
     from vaswani_transformer.convert import EXPORTS
     from vaswani_transformer.sections import unknown_name
 
     if arguments.to not in EXPORTS:
         raise ValueError(unknown_name(arguments.to, list(EXPORTS), "export format"))
+    disable_progress_bar()  # what is told at the end is enough
     print(EXPORTS[arguments.to](arguments.model, arguments.out))
     return 0
