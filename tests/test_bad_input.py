@@ -1,5 +1,6 @@
 """Bad input, the whole package over, gives a ValueError (FileNotFoundError for a missing file) with rule and value."""
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import vaswani_transformer
+from vaswani_cli import verb_parser
 from vaswani_transformer import (
     VaswaniBertConfig,
     VaswaniBertTokenizer,
@@ -20,11 +22,16 @@ from vaswani_transformer import (
     VaswaniTransformerTokenizer,
 )
 from vaswani_transformer.checkpoints import average_checkpoints, last_checkpoints, read_state, save_checkpoint
+from vaswani_transformer.convert import export_to_transformers
+from vaswani_transformer.convert.to_transformers import plain_model
 from vaswani_transformer.data.bert_pretraining import BertPretrainingData
 from vaswani_transformer.data.parallel_text import TranslationOptions, read_pairs
 from vaswani_transformer.data.token_batches import plan_batches, split_evenly
 from vaswani_transformer.data.translation import TranslationData, collate
 from vaswani_transformer.evaluation import translate, translation_scores
+from vaswani_transformer.evaluation.causal_lm import load_causal_lm
+from vaswani_transformer.evaluation.completion import new_tokens_of, prompt_ids, search_options
+from vaswani_transformer.evaluation.perplexity import perplexity
 from vaswani_transformer.families import build_model, family_of
 from vaswani_transformer.finetune import finetune, load_data
 from vaswani_transformer.finetune_recipe import FinetuneRecipe
@@ -60,6 +67,29 @@ class Scene:
     def gpt(self, head: str = "Model", **changes: Any) -> Any:
         config = VaswaniGPTConfig(**{"vocab_size": 30, "n_positions": 6, **GPT_SIZES, **changes})
         return getattr(vaswani_transformer, f"VaswaniGPT{head}")(config).eval()
+
+    def causal(self, **changes: Any) -> tuple[Any, VaswaniGPT2Tokenizer]:
+        tokenizer = VaswaniGPT2Tokenizer.train(["a b."], vocab_size=257)
+        return self.gpt("ForCausalLM", vocab_size=257, **changes), tokenizer
+
+    def without_start(self) -> tuple[Any, VaswaniGPT2Tokenizer]:
+        model, tokenizer = self.causal()
+        tokenizer.bos_token = tokenizer.eos_token = None
+        return model, tokenizer
+
+    def perplexity(self, *texts: str, **options: Any) -> Any:
+        return perplexity(*self.causal(), texts or ["a b."], **options)
+
+    def verb(self, *words: str) -> Any:
+        parsed = verb_parser(words[0]).parse_intermixed_args(list(words[1:]))
+        return importlib.import_module(f"vaswani_cli.{words[0]}").run(parsed)
+
+    def folder_of(self, model: Any) -> str:
+        model.save_pretrained(self.folder / "any")
+        return str(self.folder / "any")
+
+    def export(self, model: Any) -> Any:
+        return export_to_transformers(self.folder_of(model), self.folder / "out")
 
     def saved(self, **changes: Any) -> str:
         self.model(**changes).save_pretrained(self.folder / "model")
@@ -694,6 +724,93 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
         "two lengths; got 2 and 1",
     ),
     "no parts": (lambda s: split_evenly(rows([0]), rows([1]), rows([1]), 0), "parts must be at least 1; got parts=0"),
+    # Writing with a causal language model, scoring it, exporting.
+    "an empty prompt, and nothing to start from": (
+        lambda s: prompt_ids(*s.without_start(), "", new_tokens=1),
+        "prompt must have at least one token; got ''.*neither model nor tokenizer has a bos or eos.*give it a word",
+    ),
+    "a prompt and new tokens beyond the context": (
+        lambda s: prompt_ids(*s.causal(), "a b.", new_tokens=3),
+        "must fit the model's context of 6; got a prompt of 4 and max_new_tokens=3: shorten",
+    ),
+    "no new tokens": (lambda s: new_tokens_of(s.causal()[0], -1), "max_new_tokens must be at least 1; got .*=-1"),
+    "a temperature of zero": (
+        lambda s: search_options(s.causal()[0], temperature=0.0),
+        r"temperature must be above 0; got temperature=0\.0: a greedy search",
+    ),
+    "a top_p of zero": (lambda s: search_options(s.causal()[0], top_p=0.0), r"top_p must be above 0.*got top_p=0\.0"),
+    "a negative top_k": (lambda s: search_options(s.causal()[0], top_k=-1), "top_k must be 0 .*got top_k=-1"),
+    "a temperature for a beam search": (
+        lambda s: search_options(s.causal()[0], beams=2, temperature=1.0),
+        r"greedy and beams draw no tokens.*got temperature=1\.0",
+    ),
+    "beams and a greedy search": (
+        lambda s: search_options(s.causal()[0], beams=2, greedy=True),
+        "beams must.*not go with greedy; got beams=2, greedy=True",
+    ),
+    "prompts and a file of prompts": (lambda s: s.verb("generate", "x", "a", "--file", "y"), "got both, 'a' first"),
+    "an encoder to write with": (
+        lambda s: load_causal_lm(s.folder_of(s.bert("ForMaskedLM"))),
+        "must be a causal language model.*got model_type 'vaswani-bert' in",
+    ),
+    "an encoder of transformers to write with": (
+        lambda s: load_causal_lm(s.folder_of(plain_model(s.bert("ForMaskedLM")))),
+        "must be a causal language model.*got model_type 'bert' in",
+    ),
+    "a folder without a model to score": (lambda s: load_causal_lm(s.folder), "has a config.json; got .* without one"),
+    "a stride beyond the window": (
+        lambda s: s.perplexity(window=4, stride=5),
+        "stride must be from 1 to the window.*got stride=5, window=4",
+    ),
+    "a window beyond the context": (
+        lambda s: s.perplexity(window=7),
+        "window must be from 1 to the model's context of 6 tokens; got window=7",
+    ),
+    "a batch of no tokens to score": (lambda s: s.perplexity(batch_tokens=0), "batch_tokens must be.*batch_tokens=0"),
+    "an unknown detokeniser": (
+        lambda s: s.perplexity(detokenize="ptb"),
+        "detokenize must be one of wikitext; got detokenize='ptb'",
+    ),
+    "an empty text to score": (
+        lambda s: s.perplexity(""),
+        "must be a token to foretell; got 1 documents, 0 words, 0 tokens",
+    ),
+    "a folder of data without its split": (
+        lambda s: s.verb("perplexity", "x", str(s.folder)),
+        "folder of data needs --split.*got .* without it",
+    ),
+    "an unknown export format": (
+        lambda s: s.verb("export", "x", "--to", "transformer", "--out", "y"),
+        "unknown export format 'transformer'; did you mean 'transformers'",
+    ),
+    "banded layers to export": (
+        lambda s: s.export(s.gpt(norm_order="pre", layer_types=["sliding_attention"], sliding_window=3)),
+        r"gpt2 has no banded layers; got layer_types=\['sliding_attention'\], sliding_window=3",
+    ),
+    "an activation that transformers' GPT-1 has not": (
+        lambda s: s.export(s.gpt(hidden_act="tanh")),
+        "openai-gpt has the hidden_act gelu_pytorch_tanh.*got hidden_act='tanh'",
+    ),
+    "an inner width that transformers' GPT-1 has not": (
+        lambda s: s.export(s.gpt(intermediate_size=20)),
+        "openai-gpt has an intermediate_size of four times.*got intermediate_size=20, hidden_size=16",
+    ),
+    "a head that transformers has not": (
+        lambda s: s.export(s.gpt("ForMultipleChoice", norm_order="pre")),
+        "gpt2 must have the head; got ForMultipleChoice",
+    ),
+    "a Transformer of 2017 to export": (
+        lambda s: export_to_transformers(s.saved(), s.folder / "out"),
+        "no Transformer of 2017.*got model_type 'vaswani-transformer'.*trust_remote_code=True",
+    ),
+    "a model of transformers to export": (
+        lambda s: s.export(plain_model(s.gpt())),
+        "must be of this package.*got model_type",
+    ),
+    "an export into a folder in use": (
+        lambda s: export_to_transformers(s.saved(), s.folder),
+        "must be new or empty; got",
+    ),
     # Optimiser, checkpoints, log, scores.
     "an unknown optimiser": (
         lambda s: build_optimizer(s.model(), OptimizerSection(name="sgd")),  # type: ignore[arg-type]
@@ -741,4 +858,4 @@ def test_bad_input_is_told_with_the_rule_and_the_value(what, tokenizer, tmp_path
 
 
 def test_the_table_of_bad_input_is_as_long_as_promised():
-    assert len(CASES) >= 150
+    assert len(CASES) >= 170

@@ -24,7 +24,7 @@ def examples(verb: str) -> list[list[str]]:
             continue
         words = shlex.split(line, comments=True)
         words = words[words.index(verb) + 1 :]
-        ends = [index for index, word in enumerate(words) if word[0] in "<>|&"]
+        ends = [index for index, word in enumerate(words) if word.startswith(("<", ">", "|", "&"))]
         found.append(words[: ends[0]] if ends else words)
     return found
 
@@ -79,7 +79,18 @@ def test_every_verbs_help_has_examples_that_parse(verb):
 
 
 @pytest.mark.parametrize(
-    "verb", ["train-tokenizer", "train", "finetune", "average", "translate", "evaluate-translation"]
+    "verb",
+    [
+        "train-tokenizer",
+        "train",
+        "finetune",
+        "average",
+        "translate",
+        "evaluate-translation",
+        "generate",
+        "perplexity",
+        "export",
+    ],
 )
 def test_every_verb_that_writes_takes_out(verb):
     assert "--out" in verb_parser(verb).format_help()

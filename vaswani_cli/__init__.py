@@ -15,6 +15,9 @@ VERBS = {
     "average": "average the weights of a run's checkpoints",
     "train-tokenizer": "train a tokenizer on text",
     "translate": "translate lines of text",
+    "generate": "go on with a prompt",
+    "perplexity": "score a causal language model on text: of a token, a word, a byte",
+    "export": "write a model for another library",
     "evaluate-translation": "score a model on a test set: BLEU, chrF, and the paper's Table 2",
 }
 

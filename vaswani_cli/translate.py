@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         from vaswani_transformer.evaluation import translate_nbest
 
         model, tokenizer = load_model(arguments.model, arguments)
-        sink = _open_sink(arguments.out, stack)
+        sink = open_sink(arguments.out, stack)
         typed = arguments.file is None and sys.stdin.isatty()
         if typed:
             print("vaswani: type a line to translate; Ctrl-D ends", file=sys.stderr)
@@ -166,7 +166,8 @@ def _open_source(file: str | None, stack: contextlib.ExitStack) -> Iterable[byte
     return stack.enter_context(open_bytes(checked_path(file)))
 
 
-def _open_sink(out: str | None, stack: contextlib.ExitStack) -> IO[str]:
+def open_sink(out: str | None, stack: contextlib.ExitStack) -> IO[str]:
+    """Returns the file to write to, or standard output, both in UTF-8 with plain newlines."""
     if out is not None:
         return stack.enter_context(open(out, "w", encoding="utf-8", newline="\n"))
     reconfigure = getattr(sys.stdout, "reconfigure", None)

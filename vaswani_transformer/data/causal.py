@@ -65,6 +65,7 @@ class CausalData:
         tokenizer: any; its end-of-text token, if it has one, stands before every document.
         fingerprint: of text, tokenizer and options; equal on two machines where the data are.
         counts: {split: {"documents", "tokens", "rows" of the first epoch, and what was left out}}.
+        documents: {split: the tokens of its documents}.
     """
 
     Options = CausalOptions
@@ -80,6 +81,7 @@ class CausalData:
     ) -> None:
         self.options, self.tokenizer, self.seed = options, tokenizer, seed
         self.sequences, self.accumulation = batch_setting(batch, "sequences"), batch_setting(batch, "accumulation", 1)
+        self.documents = dict(documents)
         self._streams = {split: _Stream(text, options.max_seq_length) for split, text in documents.items()}
         self.counts = {
             split: {what: count for what, count in text.counts.items() if what != "sentences"}

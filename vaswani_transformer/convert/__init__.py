@@ -1,0 +1,11 @@
+"""Models of other libraries and ours, one module a format."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .to_transformers import export_to_transformers
+
+# What a model folder can be written as: functions of the model's folder or Hub name and a new folder.
+EXPORTS: dict[str, Callable[[str | Path, str | Path], Path]] = {"transformers": export_to_transformers}
+
+__all__ = ["EXPORTS", "export_to_transformers"]
