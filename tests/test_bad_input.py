@@ -372,7 +372,7 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     ),
     "a translation model to fine-tune": (
         lambda s: s.finetuning(model={"from": s.saved()}),
-        r"model.from must be a BERT \(vaswani-bert, bert\); got 'vaswani-transformer'",
+        r"model.from must be a BERT or a GPT \(vaswani-bert, .*openai-gpt\); got 'vaswani-transformer'",
     ),
     "a metric of another task": (
         lambda s: s.finetuning(validate={"metrics": ["pearson"]}),
