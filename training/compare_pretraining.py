@@ -118,12 +118,17 @@ def main() -> None:
     parser.add_argument("model", metavar="FOLDER", help="a BERT or a GPT that `vaswani train` wrote")
     parser.add_argument("--out", metavar="DIR", default="runs/compare-pretraining", help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3, help="fine-tunings of each (3)")
-    parser.add_argument("--tasks", nargs="+", choices=list(TASKS["gpt"]), help="some of the family's tasks (all)")
+    parser.add_argument(
+        "--tasks", metavar="TASK,TASK", help=f"some of the family's tasks, of {', '.join(TASKS['gpt'])}"
+    )
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="recipe keys to change")
     arguments = parser.parse_intermixed_args()
     family = family_of(arguments.model)
+    tasks = arguments.tasks.split(",") if arguments.tasks else list(TASKS[family])
+    if unknown := [task for task in tasks if task not in TASKS[family]]:
+        parser.error(f"--tasks must be of {', '.join(TASKS[family])} for a {family}; got {', '.join(unknown)}")
     lines = []
-    for task in arguments.tasks or TASKS[family]:
+    for task in tasks:
         for lm_weight in LM_WEIGHTS[family]:
             lines.append(compare(task, family, lm_weight, arguments))
             print(json.dumps(lines[-1]), flush=True)

@@ -107,7 +107,7 @@ def load_data(section: Mapping[str, Any], family: str = "bert") -> LabelledData:
     """
     task, known = section.get("task"), TASKS[family]
     if task not in known:
-        raise ValueError(unknown_name(str(task), list(known), f"data.task of the family {family}"))
+        raise ValueError(unknown_name(str(task), list(known), f"data.task of {family}"))
     options = read_section(known[task].Options, section, where="data")
     rows, declared = read_labelled_rows(options, "train")
     train, held = split_rows(rows, options, whole_sentences=getattr(options, "whole_sentences", None))
