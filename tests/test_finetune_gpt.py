@@ -1,11 +1,16 @@
 """Fine-tuning of GPT at toy size: the four kinds of inputs, both losses, what a run leaves."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState
 from transformers import (
     AutoModelForMultipleChoice,
@@ -31,6 +36,7 @@ from vaswani_transformer.run_log import read_metrics
 
 from .test_finetune import BAD, GOOD, TASKS, WORDS, gradients, sections, tsv
 
+ROOT = Path(__file__).resolve().parent.parent
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 STILL = dict.fromkeys(("hidden_dropout", "embedding_dropout", "attention_dropout", "classifier_dropout"), 0.0)
 KINDS = ["classification", "regression", "multi-label", "multiple-choice", "entailment", "similarity"]
@@ -143,6 +149,26 @@ def test_accumulation_in_a_recipe_logs_the_same_losses(make) -> None:
         assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
+@pytest.mark.slow
+def test_two_processes_log_and_learn_as_one(make, tmp_path) -> None:
+    alone, pair = (make("similarity", name, steps=4, validate={"every_steps": 2}) for name in ("one", "two"))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(pair.to_dict()))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
+    command += ["--module", "vaswani_cli", "finetune", str(tmp_path / "recipe.yaml")]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    folder = finetune(alone)
+    for kind in ("train", "validation"):
+        one, two = (records(Path(where), kind) for where in (folder, pair.output))
+        for name in ("loss", "task_loss", "lm_loss"):
+            assert [record[name] for record in two] == pytest.approx([record[name] for record in one], abs=1e-3)
+
+
 def logits_of(model: Any, rows: list[Any]) -> torch.Tensor:
     with torch.no_grad():
         return torch.cat([model.eval()(**row).logits for row in rows])
@@ -198,7 +224,7 @@ def test_random_weights_of_a_shape_are_trained_with_another_models_tokenizer(mak
 def test_a_gpt2_of_transformers_is_fine_tuned(make, tmp_path) -> None:
     tokenizer = tokenizer_of_words()
     sizes: dict[str, Any] = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 32}
-    ends = dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eos_token_id)
+    ends: dict[str, Any] = dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.eos_token_id)
     GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes, **ends)).save_pretrained(tmp_path / "gpt2")
     tokenizer.save_pretrained(tmp_path / "gpt2")
     folder = finetune(make("entailment", steps=2, model={"from": str(tmp_path / "gpt2"), "lm_loss_weight": 0.5}))

@@ -55,6 +55,7 @@ SHAPES = {
         *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
         *("max_position_embeddings", "norm_order", "layer_types", "sliding_window", "layer_norm_eps", "eos_token_id"),
         *("initializer_range", "hidden_dropout", "embedding_dropout", "attention_dropout", "classifier_dropout"),
+        "tie_word_embeddings",
     ),
 }
 

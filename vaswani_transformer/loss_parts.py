@@ -36,16 +36,17 @@ class PartsTrainer(Trainer):
                     self._since = self.state.global_step
                 self._sums[name] = self._sums.get(name, 0) + part
             else:  # divided by the labels of all processes' batches
-                values = (part * self.accelerator.num_processes).repeat(rows)
-                self._rows.setdefault(name, []).append(self.accelerator.gather_for_metrics(values))
+                values: Any = self.accelerator.gather_for_metrics((part * self.accelerator.num_processes).repeat(rows))
+                self._rows.setdefault(name, []).append(values)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As Trainer's, with the parts of the updates since the last record."""
         if "loss" in logs and self._sums:
             updates = self.state.global_step - self._since
-            for name, total in self._sums.items():
-                logs[name] = float(self.accelerator.reduce(total, "sum")) / updates
+            for name, part in self._sums.items():
+                total: Any = self.accelerator.reduce(part, "sum")
+                logs[name] = float(total) / updates
             self._sums = {}
         super().log(logs, start_time)
 

@@ -219,7 +219,7 @@ def test_weights_without_a_language_head_load_and_a_language_models_own_is_taken
     make_gpt("Model", tie_word_embeddings=tied).save_pretrained(tmp_path / "bare")
     language = make_gpt("ForCausalLM", tie_word_embeddings=tied)
     language.save_pretrained(tmp_path / "language")
-    load = VaswaniGPTForSequenceClassification.from_pretrained
+    load: Any = VaswaniGPTForSequenceClassification.from_pretrained
     for name in ("bare", "language"):
         model, told = load(tmp_path / name, lm_loss_weight=0.5, output_loading_info=True)
         new = {"score.weight"} | ({"lm_head.weight"} if not tied and name == "bare" else set())

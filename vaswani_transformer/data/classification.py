@@ -117,7 +117,8 @@ def encoded(
     firsts: Sequence[str], seconds: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase, *, max_length: int
 ) -> list[dict[str, Any]]:
     """What a tokenizer makes of each text or pair, with its own special tokens."""
-    columns = tokenizer(list(firsts), seconds and list(seconds), truncation=True, max_length=max_length)
+    others = None if seconds is None else list(seconds)
+    columns = tokenizer(list(firsts), others, truncation=True, max_length=max_length)
     return [{name: values[i] for name, values in columns.items()} for i in range(len(firsts))]
 
 

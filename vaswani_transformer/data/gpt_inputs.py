@@ -41,7 +41,9 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedMode
         The ids that are new.
     """
     known = len(tokenizer)
-    missing = {role: t for role, t in ROLES.items() if getattr(tokenizer, role) in (None, tokenizer.eos_token)}
+    missing: dict[str, Any] = {
+        role: t for role, t in ROLES.items() if getattr(tokenizer, role) in (None, tokenizer.eos_token)
+    }
     tokenizer.add_special_tokens(missing)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.bos_token
@@ -109,7 +111,7 @@ def transformed(
         )
 
     def pieces(texts: Sequence[str]) -> list[list[int]]:
-        told = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        told: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
         return [ids[:room] for ids in tokenizer(list(texts), **told)["input_ids"]]
 
     if seconds is None:
@@ -154,7 +156,8 @@ class Transformed:
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> SequenceCollator:
         """Pads to the longest sequence of a batch."""
-        return SequenceCollator(tokenizer.pad_token_id)
+        pad: Any = tokenizer.pad_token_id
+        return SequenceCollator(pad)
 
 
 @dataclass(frozen=True, kw_only=True)

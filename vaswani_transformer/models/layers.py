@@ -200,7 +200,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         # Handed on, not copied: the weight's gradient is as large as the weight. A second backward makes them anew.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            *_, gradients = _chunked_sums(*ctx.saved_tensors, ctx.smoothing, ctx.needs_input_grad)
+            hidden_ND, weight_VD, bias_V, labels_N, weights_N1 = ctx.saved_tensors
+            *_, gradients = _chunked_sums(
+                hidden_ND, weight_VD, bias_V, labels_N, weights_N1, ctx.smoothing, ctx.needs_input_grad
+            )
         scaled = (
             None if gradient is None else gradient.mul_(grad_loss.to(gradient.dtype)).to(dtype)
             for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
@@ -218,9 +221,11 @@ def _chunked_sums(
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Both sums of `chunked_cross_entropy`, and the loss's gradients for what needs one of the first three."""
-    grad_hidden = torch.empty_like(hidden_ND) if needs[0] else None
-    grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if needs[1] else None
-    grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if bias_V is not None and needs[2] else None
+    gradients = [
+        torch.empty_like(hidden_ND) if needs[0] else None,
+        torch.zeros_like(weight_VD, dtype=torch.float32) if needs[1] else None,
+        torch.zeros_like(bias_V, dtype=torch.float32) if bias_V is not None and needs[2] else None,
+    ]
     other = smoothing / max(weight_VD.shape[0] - 1, 1)
     right = 1.0 - smoothing - other  # the target's probability above every other word's
     normalisers = nll = hidden_ND.new_zeros((), dtype=torch.float32)
@@ -241,20 +246,26 @@ def _chunked_sums(
         gradient = probabilities.scatter_add_(-1, ids_N1, torch.full_like(target, -right))
         if weights_N1 is not None:
             gradient *= weights_N1[part]
-        gradient = gradient.to(hidden_ND.dtype)
-        if grad_hidden is not None:
-            torch.mm(gradient, weight_VD, out=grad_hidden[part])
-        if grad_weight is not None:
-            _add_product(grad_weight, gradient.t(), hidden_ND[part])
-        if grad_bias is not None:
-            grad_bias += gradient.sum(0, dtype=torch.float32)
-    gradients = [grad_hidden, grad_weight, grad_bias]
+        _add_gradients(gradients, gradient.to(hidden_ND.dtype), hidden_ND, weight_VD, part)
     loss = right * nll
     if smoothing:
         loss = loss + other * (
             weight_VD.shape[0] * normalisers - _smoothed(hidden_ND, weight_VD, bias_V, weights_N1, other, gradients)
         )
     return loss, nll, gradients
+
+
+def _add_gradients(
+    gradients: list[Tensor | None], gradient: Tensor, hidden_ND: Tensor, weight_VD: Tensor, part: slice
+) -> None:
+    """Adds what the gradient of a chunk's logits gives."""
+    grad_hidden, grad_weight, grad_bias = gradients
+    if grad_hidden is not None:
+        torch.mm(gradient, weight_VD, out=grad_hidden[part])
+    if grad_weight is not None:
+        _add_product(grad_weight, gradient.t(), hidden_ND[part])
+    if grad_bias is not None:
+        grad_bias += gradient.sum(0, dtype=torch.float32)
 
 
 def _smoothed(

@@ -108,8 +108,8 @@ class VaswaniGPTTokenizer(PreTrainedTokenizer):
         """Start, delimiter and extract around the texts (section 3.3), once fine-tuning has added them; else none."""
         if self.cls_token_id is None:
             return super().build_inputs_with_special_tokens(token_ids_0, token_ids_1)
-        second = [] if token_ids_1 is None else [self.sep_token_id, *token_ids_1]
-        return [self.bos_token_id, *token_ids_0, *second, self.cls_token_id]
+        start, delimiter, extract = ([getattr(self, f"{name}_token_id")] for name in ("bos", "sep", "cls"))
+        return start + token_ids_0 + ([] if token_ids_1 is None else delimiter + token_ids_1) + extract
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Words with a space between them; the text's own spaces, capitals and quotes are not known any more."""
