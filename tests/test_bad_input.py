@@ -25,6 +25,7 @@ from vaswani_transformer.checkpoints import average_checkpoints, last_checkpoint
 from vaswani_transformer.convert import export_to_transformers
 from vaswani_transformer.convert.to_transformers import plain_model
 from vaswani_transformer.data.bert_pretraining import BertPretrainingData
+from vaswani_transformer.data.gpt_inputs import add_special_tokens, transformed
 from vaswani_transformer.data.parallel_text import TranslationOptions, read_pairs
 from vaswani_transformer.data.token_batches import plan_batches, split_evenly
 from vaswani_transformer.data.translation import TranslationData, collate
@@ -32,6 +33,7 @@ from vaswani_transformer.evaluation import translate, translation_scores
 from vaswani_transformer.evaluation.causal_lm import load_causal_lm
 from vaswani_transformer.evaluation.completion import new_tokens_of, prompt_ids, search_options
 from vaswani_transformer.evaluation.perplexity import perplexity
+from vaswani_transformer.evaluation.zero_shot import acceptability, answers, best_threshold
 from vaswani_transformer.families import build_model, family_of
 from vaswani_transformer.finetune import finetune, load_data
 from vaswani_transformer.finetune_recipe import FinetuneRecipe
@@ -128,14 +130,29 @@ class Scene:
         made = BertPretrainingData.Options.from_dict(options)
         return BertPretrainingData.prepare(made, tokenizer, {"sequences": 2}, seed=1, cache_dir=str(self.folder))
 
-    def labelled(self, text: str = "a b\t0\nb a\t1\n", *, name: str = "rows.tsv", **data: Any) -> Any:
+    def labelled(
+        self, text: str = "a b\t0\nb a\t1\n", *, name: str = "rows.tsv", family: str = "bert", **data: Any
+    ) -> Any:
         files = {"train": self.write(name, text)}
         section = {"task": "classification", "files": files, "columns": {"text": 0, "label": 1}, "max_length": 6}
-        return load_data({key: value for key, value in (section | data).items() if value is not None})
+        return load_data({key: value for key, value in (section | data).items() if value is not None}, family)
 
     def features(self, *args: Any, **data: Any) -> Any:
         found = self.labelled(*args, **data)
         return found.module.features(found.train, VaswaniBertTokenizer.train(["a b."], vocab_size=20))
+
+    def bytes(self) -> VaswaniGPT2Tokenizer:
+        return VaswaniGPT2Tokenizer.train(["a"], vocab_size=257)
+
+    def gpt_features(self, *args: Any, **data: Any) -> Any:
+        found, tokenizer = self.labelled(*args, family="gpt", **data), self.bytes()
+        add_special_tokens(tokenizer, self.gpt(vocab_size=257))
+        return found.module.features(found.train, tokenizer)
+
+    def gpt_finetuning(self, **changes: Any) -> Any:
+        self.gpt(vocab_size=257).save_pretrained(self.folder / "gpt")
+        self.bytes().save_pretrained(self.folder / "gpt")
+        return self.finetuning(model={"from": str(self.folder / "gpt")}, **changes)
 
     def question(self, **changes: Any) -> Any:
         row = {"id": "q", "question": "a", "context": "a b a", "answers": [{"text": "b", "answer_start": 2}]} | changes
@@ -318,7 +335,10 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
         r"ids \[B, choices, S\] or their embeddings; got shape \(1, 2\)",
     ),
     # Fine-tuning.
-    "an unknown task": (lambda s: s.labelled(task="ranking"), "unknown data.task 'ranking'.*known: classification"),
+    "an unknown task": (
+        lambda s: s.labelled(task="ranking"),
+        "unknown data.task of bert 'ranking'.*known: classification",
+    ),
     "a key of another task": (lambda s: s.labelled(stride=4), "unknown recipe key 'data.stride'"),
     "a role that is not the task's": (
         lambda s: s.labelled(columns={"text": 0, "label": 1, "pear": 2}),
@@ -402,7 +422,7 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     ),
     "a translation model to fine-tune": (
         lambda s: s.finetuning(model={"from": s.saved()}),
-        r"model.from must be a BERT \(vaswani-bert, bert\); got 'vaswani-transformer'",
+        r"model.from must be a BERT or a GPT \(vaswani-bert, .*openai-gpt\); got 'vaswani-transformer'",
     ),
     "a metric of another task": (
         lambda s: s.finetuning(validate={"metrics": ["pearson"]}),
@@ -510,6 +530,86 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     "a choice that is not there for GPT": (
         lambda s: s.gpt("ForMultipleChoice", pad_token_id=0)(ids([[[5], [6]]]), labels=ids([2])),
         r"labels must be in \[0, choices=2\) or -100 for none; got 2",
+    ),
+    # GPT's fine-tuning.
+    "a negative weight of the language model's loss": (
+        lambda s: s.gpt(lm_loss_weight=-0.5),
+        r"lm_loss_weight must be a number of 0 .*or more; got -0\.5",
+    ),
+    "a weight of the language model's loss that is no number": (
+        lambda s: s.gpt(lm_loss_weight="half"),
+        "lm_loss_weight must be a number of 0 .*got 'half'",
+    ),
+    "a weight of a loss that BERT does not have": (
+        lambda s: s.finetuning(model={"from": str(s.folder / "bert"), "lm_loss_weight": 0.5}),
+        "unknown recipe key 'model.lm_loss_weight'",
+    ),
+    "a language model's loss of embeddings": (
+        lambda s: s.gpt("ForSequenceClassification", lm_loss_weight=0.5)(
+            inputs_embeds=torch.zeros(1, 2, 16), labels=ids([1])
+        ),
+        r"lm_loss_weight=0\.5 needs input_ids.*got inputs_embeds",
+    ),
+    "three orders of a pair": (
+        lambda s: s.gpt("ForSequenceClassification")(torch.ones(1, 3, 2).long()),
+        r"\[B, T\], or \[B, 2, T\] for pairs in both orders; got shape \(1, 3, 2\)",
+    ),
+    "a class that is not there for GPT": (
+        lambda s: s.gpt("ForSequenceClassification", num_labels=3, lm_loss_weight=0.5)(ids([[5, 6]]), labels=ids([3])),
+        r"labels must be in \[0, num_labels=3\) or -100 for none; got 3",
+    ),
+    "a tokenizer without a delimiter": (
+        lambda s: transformed(s.bytes(), ["a"], ["a"], max_length=9),
+        "three different tokens, start, delimiter and extract; got .*sep_token=None.*add_special_tokens",
+    ),
+    "no room beside the three tokens": (
+        lambda s: s.gpt_features("a\tb\t0\nb\ta\t1\n", columns={"text": 0, "pair": 1, "label": 2}, max_length=5),
+        "must leave a token of each text beside start, delimiter and extract, 6 in all; got max_length=5",
+    ),
+    "choices of different number": (
+        lambda s: s.gpt_features(
+            "\n".join(json.dumps({"q": "a", "c": choices, "n": 0}) for choices in (["a", "b"], ["a", "b", "c"])),
+            name="rows.jsonl",
+            task="multiple-choice",
+            columns={"text": "q", "choices": "c", "label": "n"},
+        ),
+        r"every row must have as many choices as the first, 2; got \['a', 'b', 'c'\]",
+    ),
+    "both orders of single texts": (
+        lambda s: s.labelled(family="gpt", both_orders=True),
+        "data.both_orders goes with pairs of texts; got columns=.* without pair",
+    ),
+    "a task that GPT does not have here": (
+        lambda s: s.labelled("{}", name="r.jsonl", family="gpt", task="question-answering", columns=None),
+        "unknown data.task of gpt 'question-answering'.*known: classification",
+    ),
+    "rows longer than GPT's position table": (
+        lambda s: s.gpt_finetuning(data={"max_length": 7}),
+        "data.max_length must not exceed the model's max_position_embeddings=6; got max_length=7",
+    ),
+    "a family that is not fine-tuned": (
+        lambda s: s.finetuning(model={"family": "transformer"}),
+        "the families bert and gpt; got model.family='transformer'",
+    ),
+    "nothing to score": (
+        lambda s: acceptability(s.gpt("ForCausalLM", vocab_size=257), s.bytes(), [""]),
+        "must have a token that others precede; got '' behind ''",
+    ),
+    "an answer longer than the context": (
+        lambda s: answers(s.gpt("ForCausalLM", vocab_size=257), s.bytes(), ["a"], [["a" * 5]]),
+        "must fit the model's context of 6; got 6 tokens: ' aaaaa'",
+    ),
+    "contexts without answers": (
+        lambda s: answers(s.gpt("ForCausalLM", vocab_size=257), s.bytes(), ["a", "b"], [["a"]]),
+        "every context needs its answers; got 2 contexts, 1 lists",
+    ),
+    "a batch of no texts to score": (
+        lambda s: acceptability(s.gpt("ForCausalLM", vocab_size=257), s.bytes(), ["a"], batch_size=0),
+        "batch_size must be at least 1; got batch_size=0",
+    ),
+    "a threshold without labels": (
+        lambda s: best_threshold([0.5, 0.1], [1]),
+        "a label for each of its scores; got 2, 1 labels",
     ),
     "a byte-level vocabulary smaller than the bytes": (
         lambda s: VaswaniGPT2Tokenizer.train(["a"], vocab_size=256),

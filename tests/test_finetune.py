@@ -143,9 +143,9 @@ def test_every_task_learns_its_toy_rows_and_reports_its_metrics(make, task):
     assert validations(folder)[-1]["loss"] == pytest.approx(results["loss"])
 
 
-def gradients(recipe: FinetuneRecipe) -> dict[str, torch.Tensor]:
+def gradients(recipe: FinetuneRecipe, family: str = "bert") -> dict[str, torch.Tensor]:
     """One update by plain gradient descent at rate 1: what the weights lost is the gradient."""
-    data = load_data(recipe.data)
+    data = load_data(recipe.data, family)
     tokenizer = AutoTokenizer.from_pretrained(recipe.model["from"])
     torch.manual_seed(3)
     model = head_model(recipe.model, data.module, tokenizer)

@@ -77,7 +77,8 @@ def test_the_recipes_of_the_paper_hold_the_papers_numbers():
 def test_every_recipe_named_by_its_issue_ships():
     pairs = {f"transformer-{size}-wmt14-en-{pair}" for size in ("base", "big") for pair in ("de", "fr")}
     tasks = {"sst2", "cola", "rte", "mrpc", "stsb", "ner", "squad", "commonsenseqa"}
-    assert set(FINETUNING) == {f"bert-{task}" for task in tasks}
+    tuned = {f"gpt-{task}" for task in tasks - {"ner", "squad"}}
+    assert set(FINETUNING) == {f"bert-{task}" for task in tasks} | tuned
     berts = {"bert-base-pretraining", "bert-large-pretraining", "bert-tiny-books", "bert-demo"}
     gpts = {"gpt1-bookcorpus", "gpt2-124m-openwebtext", "gpt3-125m", "gpt-small-books", "gpt-demo"}
     assert pairs | berts | gpts | {"transformer-tiny-multi30k-en-de", "transformer-demo"} <= set(recipe_names())
@@ -126,6 +127,16 @@ def test_the_recipes_of_the_gpts_hold_their_papers_numbers():
     assert load_recipe("gpt3-125m").schedule.warmup_steps * 524_288 == pytest.approx(375e6, rel=1e-3)
 
 
+@pytest.mark.parametrize("name", [name for name in FINETUNING if name.startswith("gpt")])
+def test_gpts_fine_tuning_recipes_hold_the_papers_numbers(name):
+    recipe = load_recipe(name, kind=FinetuneRecipe)
+    optimizer = recipe.optimizer
+    assert (recipe.epochs, recipe.batch.sequences, recipe.model["lm_loss_weight"]) == (3, 32, 0.5)
+    assert (optimizer.learning_rate, optimizer.weight_decay, optimizer.betas) == (6.25e-5, 0.01, [0.9, 0.999])
+    assert recipe.model["classifier_dropout"] == 0.1
+    assert recipe.data.get("both_orders", False) is (name in ("gpt-mrpc", "gpt-stsb"))
+
+
 @pytest.mark.parametrize("name", sorted({name for name in recipe_names() if name.startswith("bert")} - set(FINETUNING)))
 def test_the_data_and_the_model_of_a_bert_recipe_fit_each_other_in_every_phase(name):
     for one in load_recipe(name).by_phase():
@@ -153,7 +164,7 @@ def test_a_fine_tuning_recipe_reads_the_rows_that_it_names(name, shared_data, re
 
     monkeypatch.chdir(repository)
     recipe = load_recipe(name, kind=FinetuneRecipe)
-    data = load_data(recipe.data)
+    data = load_data(recipe.data, name.partition("-")[0])
     assert len(data.train) > 1000
     assert len(data.validation) == recipe.data.get("hold_out", 10_000)
 

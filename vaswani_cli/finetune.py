@@ -6,16 +6,21 @@ EPILOG = """examples:
   vaswani finetune bert-sst2 model.from=runs/bert-tiny-books
   vaswani finetune bert-sst2 model.from=FOLDER data.train_rows=1000 seed=2 --out runs/sst2
   vaswani finetune bert-squad model.from=FOLDER batch.accumulation=4 precision=bf16
+  vaswani finetune gpt-stsb model.from=openai-community/gpt2 model.lm_loss_weight=0.5
   vaswani finetune my-recipe.yaml --out runs/mine --resume
   accelerate launch --num_processes 4 --module vaswani_cli finetune bert-squad model.from=FOLDER
 
-FOLDER is a BERT that `vaswani train` or transformers saved, or a name on the Hub. A value is read as YAML.
+FOLDER is a BERT (for a GPT's recipe a GPT) that `vaswani train` or transformers saved, or a name on the Hub. A value is
+read as YAML.
 The data of a recipe are changed like any other key: data.files.train=mine.tsv, data.columns={text: 0, label: 1}."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `vaswani finetune`."""
-    parser.description = "Fine-tune a BERT: classification, regression, named entities, questions, multiple choice."
+    parser.description = (
+        "Fine-tune a BERT (classification, regression, named entities, questions, multiple choice) or a GPT "
+        "(classification, entailment, similarity, multiple choice)."
+    )
     parser.epilog = EPILOG
     parser.add_argument("recipe", metavar="NAME|PATH", help="a recipe's name, or the path of a YAML file")
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="recipe keys to change, dotted")

@@ -1,4 +1,7 @@
-"""Fine-tuning of a BERT on labelled rows, section 3.2 of Devlin et al. (2018), through transformers' Trainer."""
+"""Fine-tuning of a BERT or a GPT on labelled rows, through transformers' Trainer.
+
+BERT's is section 3.2 of Devlin et al. (2018), GPT's section 3.2 of Radford et al. (2018).
+"""
 
 import dataclasses
 import json
@@ -28,6 +31,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from . import models
 from .data.classification import ClassificationData
+from .data.gpt_inputs import GPTClassificationData, GPTMultipleChoiceData, add_special_tokens
 from .data.hold_out import split_rows
 from .data.labelled_rows import Row, read_labelled_rows
 from .data.multiple_choice import MultipleChoiceData
@@ -37,6 +41,8 @@ from .data.tokenizer_cache import digest, load_tokenizer
 from .evaluation.finetuning import check_metrics, score_of
 from .families import FAMILIES, build_model
 from .finetune_recipe import FinetuneRecipe
+from .loss_parts import PartsTrainer
+from .models import VaswaniGPTTokenizer
 from .models.losses import span_loss
 from .optim import build_optimizer, build_schedule
 from .run_folder import RUN, check_unused
@@ -46,15 +52,23 @@ from .sections import read_section, unknown_name
 
 logger = logging.getLogger(__name__)
 
-TASKS: dict[str, Any] = {
-    "classification": ClassificationData,
-    "regression": ClassificationData,
-    "multi-label": ClassificationData,
-    "token-labels": TokenLabelsData,
-    "question-answering": QuestionAnsweringData,
-    "multiple-choice": MultipleChoiceData,
+TASKS: dict[str, dict[str, Any]] = {
+    "bert": {
+        "classification": ClassificationData,
+        "regression": ClassificationData,
+        "multi-label": ClassificationData,
+        "token-labels": TokenLabelsData,
+        "question-answering": QuestionAnsweringData,
+        "multiple-choice": MultipleChoiceData,
+    },
+    "gpt": {
+        "classification": GPTClassificationData,
+        "regression": GPTClassificationData,
+        "multi-label": GPTClassificationData,
+        "multiple-choice": GPTMultipleChoiceData,
+    },
 }
-MODEL_TYPES = ("vaswani-bert", "bert")
+MODEL_TYPES = {"vaswani-bert": "bert", "bert": "bert", "vaswani-gpt": "gpt", "gpt2": "gpt", "openai-gpt": "gpt"}
 # Trainer passes over a missing one of these in silence and goes on with another optimiser, or other dropout.
 CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "model.safetensors")
 
@@ -81,31 +95,57 @@ class LabelledData:
     validation: list[Row]
 
 
-def load_data(section: Mapping[str, Any]) -> LabelledData:
+def load_data(section: Mapping[str, Any], family: str = "bert") -> LabelledData:
     """Reads the rows that a recipe's `data` section names, and holds some back where it says so.
 
+    Args:
+        section: the recipe's `data`.
+        family: whose inputs the data module makes of them.
+
     Raises:
-        ValueError: an unknown task, what its options and the rows' reader refuse.
+        ValueError: a task that the family does not have, what its options and the rows' reader refuse.
     """
-    task = section.get("task")
-    if task not in TASKS:
-        raise ValueError(unknown_name(str(task), list(TASKS), "data.task"))
-    options = read_section(TASKS[task].Options, section, where="data")
+    task, known = section.get("task"), TASKS[family]
+    if task not in known:
+        raise ValueError(unknown_name(str(task), list(known), f"data.task of {family}"))
+    options = read_section(known[task].Options, section, where="data")
     rows, declared = read_labelled_rows(options, "train")
     train, held = split_rows(rows, options, whole_sentences=getattr(options, "whole_sentences", None))
     if "validation" in (options.files or options.splits or {}):
         held, _ = read_labelled_rows(options, "validation")
-    return LabelledData(TASKS[task](options, train, declared), train, held)
+    return LabelledData(known[task](options, train, declared), train, held)
 
 
-def check_is_bert(source: str) -> None:
-    """Raises ValueError where a recipe's `model.from` is no BERT, ours or transformers'."""
+def model_type_of(section: Mapping[str, Any]) -> str:
+    """The model type that a recipe's `model` starts from, or that of its family: a key of MODEL_TYPES.
+
+    Raises:
+        ValueError: a `from` that is no BERT and no GPT, ours or transformers'.
+    """
+    source = section.get("from")
+    if source is None:
+        return FAMILIES[section["family"]].config.model_type
     try:
         model_type = AutoConfig.from_pretrained(source).model_type
     except (OSError, ValueError) as error:
         raise ValueError(f"model.from must name a model's folder or Hub repository; got {source!r}") from error
     if model_type not in MODEL_TYPES:
-        raise ValueError(f"model.from must be a BERT ({', '.join(MODEL_TYPES)}); got {model_type!r} in {source!r}")
+        raise ValueError(
+            f"model.from must be a BERT or a GPT ({', '.join(MODEL_TYPES)}); got {model_type!r} in {source!r}"
+        )
+    return model_type
+
+
+def own_tokenizer(section: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """The tokenizer that the weights were trained with; OpenAI's GPT-1 was with ours, transformers' has other ids.
+
+    Raises:
+        ImportError: GPT-1's without the extra [gpt1].
+        ValueError: no tokenizer there.
+    """
+    if model_type_of(section) == "openai-gpt":
+        return VaswaniGPTTokenizer.from_pretrained(section["from"])
+    return load_tokenizer(section["from"])
 
 
 def head_model(section: Mapping[str, Any], data: Any, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -114,12 +154,13 @@ def head_model(section: Mapping[str, Any], data: Any, tokenizer: PreTrainedToken
     Args:
         section: the recipe's `model`.
         data: the task's data module.
-        tokenizer: whose ids the model must know.
+        tokenizer: whose ids the model must know; for GPT it gets the tokens of its inputs here.
 
     Raises:
         ValueError: an unknown field, weights that do not fit the task, texts longer than the position table.
     """
-    family = dataclasses.replace(FAMILIES["bert"], model=getattr(models, data.model))
+    name = MODEL_TYPES[model_type_of(section)]
+    family = dataclasses.replace(FAMILIES[name], model=getattr(models, data.model))
     model = build_model(family, {**section, **data.fields}, tokenizer)
     limit = model.config.max_position_embeddings
     if data.options.max_length > limit:
@@ -127,6 +168,8 @@ def head_model(section: Mapping[str, Any], data: Any, tokenizer: PreTrainedToken
             f"data.max_length must not exceed the model's max_position_embeddings={limit}; "
             f"got max_length={data.options.max_length}"
         )
+    if name == "gpt":
+        add_special_tokens(tokenizer, model)
     return model
 
 
@@ -183,7 +226,7 @@ def build_trainer(
         optimizer, recipe.schedule, recipe.optimizer, d_model=model.config.hidden_size, steps=steps
     )
     validation = Features(module.features(data.validation, tokenizer)) if data.validation else None
-    trainer = Trainer(
+    trainer = PartsTrainer(
         model=model,
         args=training_arguments(recipe, steps=steps, validates=validation is not None),
         train_dataset=Features(module.features(data.train, tokenizer)),
@@ -290,11 +333,11 @@ def finetune(recipe: FinetuneRecipe, *, resume: bool = False) -> Path:
     """
     output = Path(recipe.output)
     checkpoint = checkpoint_to_resume(output) if resume else check_unused(output)
-    if "from" in recipe.model:
-        check_is_bert(recipe.model["from"])
+    family = MODEL_TYPES[model_type_of(recipe.model)]
     set_seed(recipe.seed)
-    data = load_data(recipe.data)
-    tokenizer = load_tokenizer(recipe.tokenizer.get("from") or recipe.model["from"])
+    data = load_data(recipe.data, family)
+    named = recipe.tokenizer.get("from")
+    tokenizer = load_tokenizer(named) if named else own_tokenizer(recipe.model)
     model = head_model(recipe.model, data.module, tokenizer)
     if checkpoint is None:
         (output / METRICS_FILE).unlink(missing_ok=True)

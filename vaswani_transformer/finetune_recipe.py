@@ -30,8 +30,8 @@ class FinetuneRecipe:
     """One fine-tuning run. The comments of the shipped files say what each key costs.
 
     Args:
-        model: `from`, a folder or Hub name of a BERT, with any field of the config class that is to differ; or
-            `family: bert` with `preset` and fields, for random weights.
+        model: `from`, a folder or Hub name of a BERT or a GPT, with any field of the config class that is to differ; or
+            `family: bert` or `gpt` with `preset` and fields, for random weights.
         data: `task`, and the options of its data module.
         batch: `sequences` of one update of the whole world, `accumulation`.
         optimizer: see OptimizerSection.
@@ -93,13 +93,13 @@ class FinetuneRecipe:
         source, preset = self.model.get("from"), self.model.get("preset")
         if ("family" in self.model) == ("from" in self.model) or (source is not None and preset is not None):
             raise ValueError(
-                "model needs either from, a folder or Hub name, or family (bert) with preset and fields; "
+                "model needs either from, a folder or Hub name, or family (bert, gpt) with preset and fields; "
                 f"got model={self.model}"
             )
         if source is not None and (not isinstance(source, str) or not source.strip()):
             raise ValueError(f"model.from must name a folder or Hub repository; got model.from={source!r}")
-        if source is None and self.model["family"] != "bert":
-            raise ValueError(f"fine-tuning takes the family bert; got model.family={self.model['family']!r}")
+        if source is None and self.model["family"] not in ("bert", "gpt"):
+            raise ValueError(f"fine-tuning takes the families bert and gpt; got model.family={self.model['family']!r}")
         if sorted(self.tokenizer) not in ([], ["from"]) or (source is None and not self.tokenizer):
             raise ValueError(
                 "tokenizer must be left out (the model's own) or hold `from` alone, which random weights need; "

@@ -24,6 +24,20 @@ def data_parallel(rank: int, folder: Path) -> None:
         torch.save({name: parameter.grad for name, parameter in model.named_parameters()}, folder / "gradients.pt")
 
 
+def data_parallel_gpt(rank: int, folder: Path) -> None:
+    """The same of a GPT that is fine-tuned, both its losses together."""
+    from vaswani_transformer import VaswaniGPTForMultipleChoice
+
+    model = VaswaniGPTForMultipleChoice.from_pretrained(folder).train()
+    batch = torch.load(folder / "batch.pt", weights_only=True)
+    count = (batch["labels"] != -100).sum()
+    wrapped = DistributedDataParallel(model)
+    loss = wrapped(**{name: value[rank::2] for name, value in batch.items()}, num_items_in_batch=count).loss
+    (2 * loss).backward()  # as above
+    if rank == 0:
+        torch.save({name: parameter.grad for name, parameter in model.named_parameters()}, folder / "gradients.pt")
+
+
 def tensor_parallel(rank: int, folder: Path) -> None:
     """Losses, logits, gradients and translations of a model whose matrices are split over the processes."""
     from transformers.distributed.configuration_utils import DistributedConfig
@@ -70,5 +84,7 @@ def tensor_parallel_gpt(rank: int, folder: Path) -> None:
 if __name__ == "__main__":
     job, rank, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    {"data": data_parallel, "tensor": tensor_parallel, "tensor_gpt": tensor_parallel_gpt}[job](rank, folder)
+    jobs = {"data": data_parallel, "data_gpt": data_parallel_gpt}
+    jobs |= {"tensor": tensor_parallel, "tensor_gpt": tensor_parallel_gpt}
+    jobs[job](rank, folder)
     distributed.destroy_process_group()

@@ -82,11 +82,16 @@ class ClassificationData:
         """
         texts = [text_of(row, "text") for row in rows]
         pairs = [text_of(row, "pair") for row in rows] if "pair" in self.options.columns else None
-        encoded = tokenizer(texts, pairs, truncation=True, max_length=self.options.max_length)
-        labels = [self._label(row) for row in rows]
-        return [{**{k: v[i] for k, v in encoded.items()}, "labels": label} for i, label in enumerate(labels)]
+        inputs = self.encode(texts, pairs, tokenizer)
+        return [{**given, "labels": self._label(row)} for given, row in zip(inputs, rows, strict=True)]
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
+    def encode(
+        self, firsts: Sequence[str], seconds: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase
+    ) -> list[dict[str, Any]]:
+        """The inputs of each text or pair, with [CLS] and [SEP]; the longer text of a pair is cut first."""
+        return encoded(firsts, seconds, tokenizer, max_length=self.options.max_length)
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
         """Pads to the longest row of a batch."""
         return DataCollatorWithPadding(tokenizer)
 
@@ -106,6 +111,15 @@ class ClassificationData:
             return label_id(row["label"], self.labels)
         chosen = {label_id(name, self.labels) for name in self._names(row)}
         return [float(index in chosen) for index in range(len(self.labels))]
+
+
+def encoded(
+    firsts: Sequence[str], seconds: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> list[dict[str, Any]]:
+    """What a tokenizer makes of each text or pair, with its own special tokens."""
+    others = None if seconds is None else list(seconds)
+    columns = tokenizer(list(firsts), others, truncation=True, max_length=max_length)
+    return [{name: values[i] for name, values in columns.items()} for i in range(len(firsts))]
 
 
 def check_label_names(labels: Sequence[Any]) -> None:

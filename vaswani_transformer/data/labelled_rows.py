@@ -1,7 +1,7 @@
 """Labelled examples for fine-tuning as rows of plain values: from files of rows, CoNLL, SQuAD's JSON, or the Hub.
 
-A row maps roles ("text", "label") to what stands in the columns that the recipe names for them. The sets that BERT is
-fine-tuned on are small: rows are lists in memory.
+A row maps roles ("text", "label") to what stands in the columns that the recipe names for them. The sets that one
+fine-tunes on are small: rows are lists in memory.
 """
 
 import json

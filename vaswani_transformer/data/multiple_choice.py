@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import DataCollatorForMultipleChoice, PreTrainedTokenizerBase
 
-from .classification import text_of
+from .classification import encoded, text_of
 from .labelled_rows import LabelledOptions, Row
 
 
@@ -51,14 +51,20 @@ class MultipleChoiceData:
             firsts += [text_of(row, "text")] * len(texts)
             seconds += [start + text for text in texts]
             labels.append(chosen(row["label"], names))
-        encoded = tokenizer(firsts, seconds, truncation=True, max_length=self.options.max_length)
-        many = self.choices
+        inputs, many = self.encode(firsts, seconds, tokenizer), self.choices
+        groups = [inputs[i * many : (i + 1) * many] for i in range(len(labels))]
         return [
-            {**{name: values[i * many : (i + 1) * many] for name, values in encoded.items()}, "labels": label}
-            for i, label in enumerate(labels)
+            {**{name: [given[name] for given in group] for name in group[0]}, "labels": label}
+            for group, label in zip(groups, labels, strict=True)
         ]
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase) -> DataCollatorForMultipleChoice:
+    def encode(
+        self, firsts: Sequence[str], seconds: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase
+    ) -> list[dict[str, Any]]:
+        """The inputs of each choice, with [CLS] and [SEP]; the longer text is cut first."""
+        return encoded(firsts, seconds, tokenizer, max_length=self.options.max_length)
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
         """Pads every choice of every row of a batch to the longest."""
         return DataCollatorForMultipleChoice(tokenizer)
 

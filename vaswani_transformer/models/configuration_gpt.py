@@ -1,6 +1,7 @@
 """Configuration of GPT: Radford et al. (2018), and the shapes of GPT-2 (2019) and GPT-3 (Brown et al. 2020)."""
 
 import difflib
+import math
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
@@ -78,6 +79,9 @@ class VaswaniGPTConfig(PreTrainedConfig):
         attention_dropout: on the attention weights.
         classifier_dropout: before a classifier, as in GPT-1's fine-tuning. Departure from transformers' sequence
             classification, which has none.
+        lm_loss_weight: lambda of section 3.2, read by the classifiers of texts and of choices: their loss is that of
+            the task and so many times that of the language model on the same texts; 0.5 in the paper. 0, the default,
+            is transformers' models, without the output matrix.
         max_position_embeddings: rows of the learned position table; no longer context can be read.
         norm_order: "post", LayerNorm(x + Sublayer(x)), as GPT-1; "pre", x + Sublayer(LayerNorm(x)) with a norm after
             the last layer, as GPT-2 and GPT-3.
@@ -94,13 +98,13 @@ class VaswaniGPTConfig(PreTrainedConfig):
 
     Raises:
         ValueError: a size that is not a positive integer, `hidden_size` that is no multiple of `num_attention_heads`, a
-            rate outside [0, 1), an unknown choice, layer types of another number than layers, bands without a width, a
-            token id outside the vocabulary, a switch of GPT-2 that is not supported, another model's `model_type`, or a
-            misspelt field (with the nearest right name).
+            rate outside [0, 1), a negative weight of a loss, an unknown choice, layer types of another number than
+            layers, bands without a width, a token id outside the vocabulary, a switch of GPT-2 that is not supported,
+            another model's `model_type`, or a misspelt field (with the nearest right name).
     """
 
     model_type = "vaswani-gpt"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "nll_loss"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "nll_loss", "task_loss", "lm_loss"]
     attribute_map: ClassVar[dict[str, str]] = {
         "n_embd": "hidden_size",
         "n_layer": "num_hidden_layers",
@@ -131,6 +135,7 @@ class VaswaniGPTConfig(PreTrainedConfig):
     embedding_dropout: float | int = 0.1
     attention_dropout: float | int = 0.1
     classifier_dropout: float | int = 0.1
+    lm_loss_weight: float | int = 0.0
     max_position_embeddings: int = 512
     norm_order: str = "post"
     layer_types: list[str] = None  # type: ignore[assignment]
@@ -250,6 +255,10 @@ class VaswaniGPTConfig(PreTrainedConfig):
             value = getattr(self, name)
             if not is_number(value) or value <= 0:
                 raise ValueError(f"{name} must be a number above 0; got {name}={value!r}")
+        if not is_number(self.lm_loss_weight) or not 0 <= self.lm_loss_weight < math.inf:
+            raise ValueError(
+                f"lm_loss_weight must be a number of 0 (no language model) or more; got {self.lm_loss_weight!r}"
+            )
         for name in TOKENS:
             check_token(name, getattr(self, name), self.vocab_size)
         for name in ("use_cache", "tie_word_embeddings"):

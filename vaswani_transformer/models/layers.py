@@ -115,13 +115,20 @@ class OutputHead(nn.Linear):
     It reads its weight inside its own forward only: under ZeRO-3 and FSDP2 that is where the weight is whole.
     """
 
-    def forward(self, hidden: Tensor, labels: Tensor | None = None, label_smoothing: float = 0.0):
+    def forward(
+        self,
+        hidden: Tensor,
+        labels: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        weights: Tensor | None = None,
+    ):
         """Logits without labels; with labels the summed losses.
 
         Args:
             hidden: hidden states [..., D].
             labels: target ids [...], -100 where there is none.
             label_smoothing: epsilon; the target has probability 1 - epsilon, each other word epsilon / (V - 1).
+            weights: what each token's loss is multiplied by [...], without gradient; 1 where left out.
 
         Returns:
             Logits [..., V]; or, with labels, the pair (loss, nll): sums over the labelled tokens in float32 of the
@@ -137,7 +144,9 @@ class OutputHead(nn.Linear):
             ):
                 return few_rows_linear(hidden, self.weight, self.bias)
             return super().forward(hidden)
-        return chunked_cross_entropy(hidden, self.weight, self.bias, labels, label_smoothing=label_smoothing)
+        return chunked_cross_entropy(
+            hidden, self.weight, self.bias, labels, label_smoothing=label_smoothing, weights=weights
+        )
 
 
 def few_rows_linear(hidden: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> Tensor:
@@ -174,7 +183,13 @@ def as_output_head(linear: nn.Linear) -> OutputHead:
 
 
 def chunked_cross_entropy(
-    hidden: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels: Tensor, *, label_smoothing: float = 0.0
+    hidden: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Summed label-smoothed cross-entropy of `hidden @ weight.T + bias`, holding the logits of one chunk at a time.
 
@@ -182,31 +197,35 @@ def chunked_cross_entropy(
     (the entropy of the smoothed target), so that 0 smoothing gives the plain negative log-likelihood.
 
     Gradients are computed together with the loss, chunk by chunk, so that no logits are kept or computed twice.
+    `weights` multiply each token's loss; none flows back to them.
 
     Returns:
         (loss, nll): float32 sums over the tokens whose label is not -100; nll carries no gradient.
     """
     hidden_ND, labels_N = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1)
+    weights_N1 = None if weights is None else weights.detach().reshape(-1, 1).float()
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
         bias_V = None if bias_V is None else bias_V.to(dtype)
     if torch.compiler.is_compiling():
-        return _compiled_cross_entropy(hidden_ND, weight_VD, bias_V, labels_N, label_smoothing)
+        return _compiled_cross_entropy(hidden_ND, weight_VD, bias_V, labels_N, label_smoothing, weights_N1)
     labelled = labels_N != -100
     if not labelled.all():  # no arithmetic on padding
         hidden_ND, labels_N = hidden_ND[labelled], labels_N[labelled]
-    return _ChunkedCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N, label_smoothing)  # type: ignore[return-value]
+        weights_N1 = None if weights_N1 is None else weights_N1[labelled]
+    inputs = (hidden_ND, weight_VD, bias_V, labels_N, weights_N1)
+    return _ChunkedCrossEntropy.apply(*inputs, label_smoothing)  # type: ignore[return-value]
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_ND, weight_VD, bias_V, labels_N, smoothing):
+    def forward(ctx, hidden_ND, weight_VD, bias_V, labels_N, weights_N1, smoothing):
         loss, nll, ctx.gradients = _chunked_sums(
-            hidden_ND, weight_VD, bias_V, labels_N, smoothing, ctx.needs_input_grad
+            hidden_ND, weight_VD, bias_V, labels_N, weights_N1, smoothing, ctx.needs_input_grad
         )
         ctx.smoothing, ctx.dtypes = smoothing, [None if x is None else x.dtype for x in (hidden_ND, weight_VD, bias_V)]
-        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N)
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N, weights_N1)
         ctx.mark_non_differentiable(nll)
         return loss, nll
 
@@ -215,13 +234,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         # Handed on, not copied: the weight's gradient is as large as the weight. A second backward makes them anew.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            hidden_ND, weight_VD, bias_V, labels_N = ctx.saved_tensors
-            *_, gradients = _chunked_sums(hidden_ND, weight_VD, bias_V, labels_N, ctx.smoothing, ctx.needs_input_grad)
+            hidden_ND, weight_VD, bias_V, labels_N, weights_N1 = ctx.saved_tensors
+            *_, gradients = _chunked_sums(
+                hidden_ND, weight_VD, bias_V, labels_N, weights_N1, ctx.smoothing, ctx.needs_input_grad
+            )
         scaled = (
             None if gradient is None else gradient.mul_(grad_loss.to(gradient.dtype)).to(dtype)
             for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
         )
-        return *scaled, None, None
+        return *scaled, None, None, None
 
 
 def _chunked_sums(
@@ -229,13 +250,16 @@ def _chunked_sums(
     weight_VD: Tensor,
     bias_V: Tensor | None,
     labels_N: Tensor,
+    weights_N1: Tensor | None,
     smoothing: float,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Both sums of `chunked_cross_entropy`, and the loss's gradients for what needs one of the first three."""
-    grad_hidden = torch.empty_like(hidden_ND) if needs[0] else None
-    grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if needs[1] else None
-    grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if bias_V is not None and needs[2] else None
+    gradients = [
+        torch.empty_like(hidden_ND) if needs[0] else None,
+        torch.zeros_like(weight_VD, dtype=torch.float32) if needs[1] else None,
+        torch.zeros_like(bias_V, dtype=torch.float32) if bias_V is not None and needs[2] else None,
+    ]
     other = smoothing / max(weight_VD.shape[0] - 1, 1)
     right = 1.0 - smoothing - other  # the target's probability above every other word's
     normalisers = nll = hidden_ND.new_zeros((), dtype=torch.float32)
@@ -247,41 +271,60 @@ def _chunked_sums(
         target, largest = logits.gather(-1, ids_N1), logits.amax(-1, keepdim=True)
         probabilities = torch.softmax(logits, -1)
         normaliser = largest - probabilities.amax(-1, keepdim=True).log()  # log of the sum of exponentials
-        normalisers, nll = normalisers + normaliser.sum(), nll + (normaliser - target).sum()
+        losses = normaliser - target
+        if weights_N1 is not None:
+            losses, normaliser = losses * weights_N1[part], normaliser * weights_N1[part]
+        normalisers, nll = normalisers + normaliser.sum(), nll + losses.sum()
         if not any(needs[:3]):
             continue
-        gradient = probabilities.scatter_add_(-1, ids_N1, torch.full_like(target, -right)).to(hidden_ND.dtype)
-        if grad_hidden is not None:
-            torch.mm(gradient, weight_VD, out=grad_hidden[part])
-        if grad_weight is not None:
-            _add_product(grad_weight, gradient.t(), hidden_ND[part])
-        if grad_bias is not None:
-            grad_bias += gradient.sum(0, dtype=torch.float32)
-    gradients = [grad_hidden, grad_weight, grad_bias]
+        gradient = probabilities.scatter_add_(-1, ids_N1, torch.full_like(target, -right))
+        if weights_N1 is not None:
+            gradient *= weights_N1[part]
+        _add_gradients(gradients, gradient.to(hidden_ND.dtype), hidden_ND, weight_VD, part)
     loss = right * nll
     if smoothing:
         loss = loss + other * (
-            weight_VD.shape[0] * normalisers - _smoothed(hidden_ND, weight_VD, bias_V, other, gradients)
+            weight_VD.shape[0] * normalisers - _smoothed(hidden_ND, weight_VD, bias_V, weights_N1, other, gradients)
         )
     return loss, nll, gradients
 
 
+def _add_gradients(
+    gradients: list[Tensor | None], gradient: Tensor, hidden_ND: Tensor, weight_VD: Tensor, part: slice
+) -> None:
+    """Adds what the gradient of a chunk's logits gives."""
+    grad_hidden, grad_weight, grad_bias = gradients
+    if grad_hidden is not None:
+        torch.mm(gradient, weight_VD, out=grad_hidden[part])
+    if grad_weight is not None:
+        _add_product(grad_weight, gradient.t(), hidden_ND[part])
+    if grad_bias is not None:
+        grad_bias += gradient.sum(0, dtype=torch.float32)
+
+
 def _smoothed(
-    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, other: float, gradients: list[Tensor | None]
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    weights_N1: Tensor | None,
+    other: float,
+    gradients: list[Tensor | None],
 ) -> Tensor:
     """The sum of all logits, whose gradient times -other joins the gradients.
 
     The smoothed part of the target is the same for every word, so its sums need no logits.
     """
     grad_hidden, grad_weight, grad_bias = gradients
-    sum_D, words_D = hidden_ND.sum(0, dtype=torch.float32), weight_VD.sum(0, dtype=torch.float32)
+    weighted = hidden_ND if weights_N1 is None else hidden_ND * weights_N1
+    tokens = hidden_ND.shape[0] if weights_N1 is None else weights_N1.sum()
+    sum_D, words_D = weighted.sum(0, dtype=torch.float32), weight_VD.sum(0, dtype=torch.float32)
     if grad_hidden is not None:
-        grad_hidden -= (other * words_D).to(grad_hidden.dtype)
+        grad_hidden -= (other * words_D if weights_N1 is None else other * weights_N1 * words_D).to(grad_hidden.dtype)
     if grad_weight is not None:
         grad_weight -= other * sum_D
     if grad_bias is not None:
-        grad_bias -= other * hidden_ND.shape[0]
-    return sum_D @ words_D + (0.0 if bias_V is None else hidden_ND.shape[0] * bias_V.float().sum())
+        grad_bias -= other * tokens
+    return sum_D @ words_D + (0.0 if bias_V is None else tokens * bias_V.float().sum())
 
 
 def _chunk_rows(hidden_ND: Tensor, vocabulary: int) -> int:
@@ -295,15 +338,19 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total += left @ right
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The sums of `chunked_cross_entropy` from logits that are there anyway; plain operations, any device or compiler.
 
     Args:
         logits: [..., V].
         labels: target ids [...], -100 where there is none.
         label_smoothing: epsilon.
+        weights: of each token [...].
     """
     keep, target = labels != -100, labels.clamp(min=0).unsqueeze(-1)
+    keep = keep if weights is None else keep * weights
     log_probabilities = logits.float().log_softmax(-1)
     nll = -(log_probabilities.gather(-1, target).squeeze(-1) * keep).sum()
     other = label_smoothing / max(logits.shape[-1] - 1, 1)
@@ -312,13 +359,20 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
 
 
 def _compiled_cross_entropy(
-    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, smoothing: float
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    labels_N: Tensor,
+    smoothing: float,
+    weights_N1: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The same sums in plain operations, for torch.compile: a fixed number of chunks, each recomputed in backward."""
 
-    def chunk(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return cross_entropy(nn.functional.linear(hidden, weight_VD, bias_V), labels, label_smoothing=smoothing)
+    def chunk(hidden: Tensor, labels: Tensor, *weights_N: Tensor) -> tuple[Tensor, Tensor]:
+        logits = nn.functional.linear(hidden, weight_VD, bias_V)
+        return cross_entropy(logits, labels, label_smoothing=smoothing, weights=weights_N[0] if weights_N else None)
 
-    parts = zip(hidden_ND.tensor_split(COMPILED_CHUNKS), labels_N.tensor_split(COMPILED_CHUNKS), strict=True)
+    inputs = (hidden_ND, labels_N, *(() if weights_N1 is None else (weights_N1.squeeze(-1),)))
+    parts = zip(*(x.tensor_split(COMPILED_CHUNKS) for x in inputs), strict=True)
     sums = [torch.utils.checkpoint.checkpoint(chunk, *part, use_reentrant=False) for part in parts]
     return torch.stack([loss for loss, _ in sums]).sum(), torch.stack([nll for _, nll in sums]).sum()

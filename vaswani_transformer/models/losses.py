@@ -101,6 +101,18 @@ def problem_of(config: Any, labels: Tensor) -> Any:
     return "single_label_classification" if whole else "multi_label_classification"
 
 
+def text_loss(config: Any, logits_QC: Tensor, labels: Tensor, num_items: int | Tensor | None) -> Tensor:
+    """The loss of a classifier of texts, of the kind that its config names, or that the labels settle.
+
+    Raises:
+        ValueError: what `class_loss` and `value_loss` refuse.
+    """
+    problem = config.problem_type = problem_of(config, labels)
+    if problem == "single_label_classification":
+        return class_loss(logits_QC, labels, num_items)
+    return value_loss(logits_QC, labels, problem, num_items)
+
+
 def span_loss(
     start_BS: Tensor,
     end_BS: Tensor,

@@ -26,7 +26,7 @@ from .heads_bert import (
     VaswaniBertModelOutput,
 )
 from .layers import dropout
-from .losses import PADDING_LOGIT, check_range, class_loss, problem_of, real_labels, span_loss, value_loss
+from .losses import PADDING_LOGIT, check_range, class_loss, real_labels, span_loss, text_loss
 from .packing import Packing, first_places, pack_batch, padded_inputs, restarted
 from .pretrained_bert import Count, MaskedWordsModel, VaswaniBertPreTrainedModel, checked_inputs
 
@@ -345,13 +345,8 @@ class VaswaniBertForSequenceClassification(ClassifierModel):
         outputs = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, padded_output=False, **kwargs
         )
-        logits_QC, loss = self._classify(outputs.pooler_output), None
-        if labels is not None:
-            problem = self.config.problem_type = problem_of(self.config, labels)
-            if problem == "single_label_classification":
-                loss = class_loss(logits_QC, labels, num_items_in_batch)
-            else:
-                loss = value_loss(logits_QC, labels, problem, num_items_in_batch)
+        logits_QC = self._classify(outputs.pooler_output)
+        loss = None if labels is None else text_loss(self.config, logits_QC, labels, num_items_in_batch)
         states = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
         return SequenceClassifierOutput(loss=loss, logits=logits_QC, **states)
 

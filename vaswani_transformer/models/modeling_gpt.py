@@ -10,9 +10,7 @@ from transformers import GenerationMixin
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
-    MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
-    SequenceClassifierOutput,
     TokenClassifierOutput,
 )
 from transformers.utils import can_return_tuple
@@ -21,9 +19,15 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .blocks_gpt import GPTBlock, Positions, PreNormGPTBlock
 from .configuration_gpt import VaswaniGPTConfig
-from .heads_gpt import VaswaniGPTCausalLMOutput, last_tokens
+from .heads_gpt import (
+    ClassifierModel,
+    VaswaniGPTCausalLMOutput,
+    VaswaniGPTClassifierOutput,
+    flattened,
+    in_both_orders,
+)
 from .layers import OutputHead, as_output_head, check_token_ids, cross_entropy, dropout, position_ids_from_mask
-from .losses import IGNORED, PADDING_LOGIT, class_loss, divided, problem_of, real_labels, span_loss, value_loss
+from .losses import IGNORED, PADDING_LOGIT, class_loss, divided, real_labels, span_loss, text_loss
 from .masks_gpt import find_documents, layer_masks
 from .packing import restarted
 from .pretrained_gpt import VaswaniGPTPreTrainedModel, check_cache, check_context, checked_inputs
@@ -226,19 +230,20 @@ class VaswaniGPTForCausalLM(VaswaniGPTPreTrainedModel, GenerationMixin):
         return divided(total, next_BT != IGNORED, num_items)
 
 
-class VaswaniGPTForSequenceClassification(VaswaniGPTPreTrainedModel):
-    """GPT that puts a text into one class, into several, or gives it a value, from its last token; section 3.2.
+class VaswaniGPTForSequenceClassification(ClassifierModel):
+    """GPT that puts a text into one class, into several, or gives it a value, from its last token; sections 3.2, 3.3.
 
-    A row is one text: packed documents are not told apart.
+    A pair whose order says nothing (similarity) is read in both orders, [B, 2, T]: the last tokens' vectors are added.
+    A row of T tokens is one text: packed documents are not told apart.
 
     Args:
-        config: the model's configuration; `num_labels` C, and `problem_type` as in transformers: "regression" (guessed
-            for one label), "single_label_classification" (for whole-number labels) or "multi_label_classification".
+        config: the model's configuration; `num_labels` C, `problem_type` as in transformers: "regression" (guessed
+            for one label), "single_label_classification" (for whole-number labels) or "multi_label_classification";
+            `lm_loss_weight`.
     """
 
     def __init__(self, config: VaswaniGPTConfig) -> None:
-        super().__init__(config)
-        self.transformer = VaswaniGPTModel(config)
+        super().__init__(config, VaswaniGPTModel)
         self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)  # type: ignore[arg-type]
         self.post_init()
 
@@ -253,49 +258,43 @@ class VaswaniGPTForSequenceClassification(VaswaniGPTPreTrainedModel):
         labels: Tensor | None = None,
         num_items_in_batch: Count = None,
         **kwargs: Any,
-    ) -> SequenceClassifierOutput:
-        """[B, C] logits and the loss of labels; the arguments of `VaswaniGPTModel.forward`, and:
+    ) -> VaswaniGPTClassifierOutput:
+        """[B, C] logits and the loss of labels; the arguments of `VaswaniGPTModel.forward`, or [B, 2, ...], and:
 
         Args:
             labels: [B] classes, or [B, C] (for one label, [B]) numbers; -100 for none. The first labels settle
                 `config.problem_type` where it is open, as in transformers: pipelines read it.
-            num_items_in_batch: what the summed loss is divided by, the labels of the whole accumulated batch, each of
-                several a text counted, as Trainer does; those of this batch where it is left out.
+            num_items_in_batch: what the summed losses are divided by, the labels of the whole accumulated batch, each
+                of several a text counted, as Trainer does; those of this batch where it is left out.
 
         Raises:
-            ValueError: several texts without attention_mask, and no pad_token_id to tell where each ends.
+            ValueError: several texts without attention_mask, and no pad_token_id to tell where each ends; inputs of
+                three dimensions that are not two orders of one pair.
         """
-        outputs = self.transformer(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            inputs_embeds=inputs_embeds,
-            **{"use_cache": False, **kwargs},
-        )
-        pad, name = self.config.pad_token_id, type(self).__name__
-        last_BD = last_tokens(outputs.last_hidden_state, input_ids, attention_mask, pad, name=name)
-        logits_BC, loss = self.score(dropout(last_BD, self.config.classifier_dropout, self.training)), None
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        both = in_both_orders(input_ids, inputs_embeds)
+        texts = flattened(inputs) if both else inputs
+        last, outputs = self._read(texts, kwargs)
+        last_BD = last.unflatten(0, (-1, 2)).sum(1) if both else last
+        logits_BC, losses = self.score(dropout(last_BD, self.config.classifier_dropout, self.training)), {}
         if labels is not None:
-            problem = self.config.problem_type = problem_of(self.config, labels)
-            if problem == "single_label_classification":
-                loss = class_loss(logits_BC, labels, num_items_in_batch)
-            else:
-                loss = value_loss(logits_BC, labels, problem, num_items_in_batch)
+            task_loss = text_loss(self.config, logits_BC, labels, num_items_in_batch)
+            losses = self._both_losses(task_loss, outputs.last_hidden_state, texts, labels, num_items_in_batch)
         states = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
-        return SequenceClassifierOutput(loss=loss, logits=logits_BC, **states)
+        return VaswaniGPTClassifierOutput(**losses, logits=logits_BC, **states)  # type: ignore[arg-type]
 
 
-class VaswaniGPTForMultipleChoice(VaswaniGPTPreTrainedModel):
+class VaswaniGPTForMultipleChoice(ClassifierModel):
     """GPT that chooses between texts: a softmax over the values of each one's last token; section 3.3.
 
+    Departure from OpenAI's code: dropout before the classifier is drawn for each choice, there once for all.
+
     Args:
-        config: the model's configuration.
+        config: the model's configuration; `lm_loss_weight`.
     """
 
     def __init__(self, config: VaswaniGPTConfig) -> None:
-        super().__init__(config)
-        self.transformer = VaswaniGPTModel(config)
+        super().__init__(config, VaswaniGPTModel)
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
@@ -310,22 +309,21 @@ class VaswaniGPTForMultipleChoice(VaswaniGPTPreTrainedModel):
         labels: Tensor | None = None,
         num_items_in_batch: Count = None,
         **kwargs: Any,
-    ) -> MultipleChoiceModelOutput:
+    ) -> VaswaniGPTClassifierOutput:
         """[B, choices] logits and the loss of `labels` [B], -100 for none; inputs are [B, choices, T], not packed."""
         given = inputs_embeds if input_ids is None else input_ids
         if given is None or given.dim() != (4 if input_ids is None else 3):
             got = None if given is None else tuple(given.shape)
             raise ValueError(f"{type(self).__name__} takes ids [B, choices, T] or their embeddings; got shape {got}")
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids)
-        ids, mask, types, positions = (None if x is None else x.flatten(0, 1) for x in inputs)
-        embeds = None if inputs_embeds is None else inputs_embeds.flatten(0, 1)
-        outputs = self.transformer(ids, mask, types, positions, inputs_embeds=embeds, **{"use_cache": False, **kwargs})
-        pad, name = self.config.pad_token_id, type(self).__name__
-        last = last_tokens(outputs.last_hidden_state, ids, mask, pad, name=name)
-        logits_BC = self.classifier(dropout(last, self.config.classifier_dropout, self.training)).view(given.shape[:2])
-        loss = None if labels is None else class_loss(logits_BC, labels, num_items_in_batch, limit="choices")
+        texts = flattened((input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds))
+        last, outputs = self._read(texts, kwargs)
+        logits = self.classifier(dropout(last, self.config.classifier_dropout, self.training))
+        logits_BC, losses = logits.view(given.shape[:2]), {}
+        if labels is not None:
+            task_loss = class_loss(logits_BC, labels, num_items_in_batch, limit="choices")
+            losses = self._both_losses(task_loss, outputs.last_hidden_state, texts, labels, num_items_in_batch)
         states = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
-        return MultipleChoiceModelOutput(loss=loss, logits=logits_BC, **states)
+        return VaswaniGPTClassifierOutput(**losses, logits=logits_BC, **states)  # type: ignore[arg-type]
 
 
 class VaswaniGPTForTokenClassification(VaswaniGPTPreTrainedModel):

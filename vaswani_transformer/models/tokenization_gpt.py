@@ -102,6 +102,15 @@ class VaswaniGPTTokenizer(PreTrainedTokenizer):
     def _convert_id_to_token(self, index: int) -> str:
         return self._tokens.get(index, str(self.unk_token))
 
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        """Start, delimiter and extract around the texts (section 3.3), once fine-tuning has added them; else none."""
+        if self.cls_token_id is None:
+            return super().build_inputs_with_special_tokens(token_ids_0, token_ids_1)
+        start, delimiter, extract = ([getattr(self, f"{name}_token_id")] for name in ("bos", "sep", "cls"))
+        return start + token_ids_0 + ([] if token_ids_1 is None else delimiter + token_ids_1) + extract
+
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Words with a space between them; the text's own spaces, capitals and quotes are not known any more."""
         return "".join(tokens).replace(END_OF_WORD, " ").strip(" ")
