@@ -1,6 +1,7 @@
 """What the benchmarks of training share: an update with torch's fused AdamW, and the memory that updates take."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,11 @@ def print_memory(stepper: Stepper, batch: dict[str, Tensor]) -> None:
 
 
 def memory_of(script: str, *arguments: str) -> float:
-    """MiB that `print_memory` tells in a fresh process of this script, called as SCRIPT --memory-of ARGUMENTS."""
+    """MiB that `print_memory` tells in a fresh process of this script, called as SCRIPT --memory-of ARGUMENTS.
+
+    What is freed is given back at once: what glibc would keep of it differs by a hundred MiB from run to run.
+    """
     command = [sys.executable, script, "--memory-of", *arguments]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True)
+    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "1000000"}
+    answer = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return json.loads(answer.stdout.splitlines()[-1])["mib"]

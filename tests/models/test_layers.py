@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
-from vaswani_transformer.models.layers import OutputHead, chunked_cross_entropy, dropout
+from vaswani_transformer.models.layers import OutputHead, activation_recomputed, chunked_cross_entropy, dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.99])
@@ -125,3 +126,29 @@ def test_one_row_is_multiplied_as_two_from_the_left(monkeypatch: pytest.MonkeyPa
     with torch.no_grad():
         OutputHead(16, 37)(torch.randn(1, 1, 16))
     assert shapes == [((37, 16), (16, 2))]
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_pytorch_tanh", "relu", "silu"])
+def test_a_recomputed_activation_has_the_gradients_of_a_kept_one(activation: str) -> None:
+    torch.manual_seed(0)
+    function, linear = ACT2FN[activation], nn.Linear(8, 4).double()
+    x = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
+    expected = torch.autograd.grad(linear(function(x)).square().sum(), (x, *linear.parameters()))
+    with activation_recomputed(function, x) as active:
+        found = torch.autograd.grad(linear(active).square().sum(), (x, *linear.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_recomputed_activation_is_computed_again_for_the_gradient() -> None:
+    calls = []
+
+    def activation(x: Tensor) -> Tensor:
+        calls.append(x.shape)
+        return nn.functional.gelu(x)
+
+    with activation_recomputed(activation, torch.randn(5, 8, requires_grad=True)) as active:
+        out = nn.Linear(8, 4)(active)
+    assert len(calls) == 1
+    out.sum().backward()
+    assert len(calls) == 2

@@ -12,7 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import attend, split_heads
 from .configuration_bert import VaswaniBertConfig
-from .layers import dropout
+from .layers import activation_recomputed, dropout
 from .packing import Packing, attend_packed
 
 
@@ -131,7 +131,7 @@ class BertAttention(nn.Module):
 
 
 class BertIntermediate(nn.Module):
-    """The feed-forward network's inner layer.
+    """The feed-forward network's inner layer, whose activation `BertLayer` applies.
 
     Args:
         config: hidden_size, intermediate_size, hidden_act.
@@ -143,7 +143,7 @@ class BertIntermediate(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.activation(self.dense(x_BTD))
+        return self.dense(x_BTD)
 
 
 class BertLayer(GradientCheckpointingLayer):
@@ -161,7 +161,8 @@ class BertLayer(GradientCheckpointingLayer):
 
     def forward(self, x_BTD: Tensor, mask: Any = None, packing: Packing | None = None, **kwargs: Any) -> Tensor:
         x_BTD = self.attention(x_BTD, mask, packing, **kwargs)
-        return self.output(self.intermediate(x_BTD), x_BTD)
+        with activation_recomputed(self.intermediate.activation, self.intermediate(x_BTD)) as inner_BTF:
+            return self.output(inner_BTF, x_BTD)
 
 
 class BertEncoder(nn.Module):
