@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
-from transformers import DynamicCache, GPT2Config, OpenAIGPTConfig
+from transformers import DynamicCache, GPT2Config, OpenAIGPTConfig, StaticCache
 
 from vaswani_transformer import VaswaniGPTForCausalLM
 
@@ -91,3 +91,17 @@ def test_several_turns_of_one_cache_are_one_text(make_gpt, search) -> None:
         assert torch.equal(got, expected)
         ids = torch.cat((got, torch.randint(1, 37, (1, 3))), dim=1)
     assert cache.get_seq_length() == ids.shape[1] - 3 - 1
+
+
+@pytest.mark.parametrize("order", ["post", "pre"])
+def test_prefill_and_a_decode_step_compile_without_a_graph_break(make_gpt, order) -> None:
+    torch._dynamo.reset()
+    model = make_gpt("ForCausalLM", norm_order=order)
+    ids = torch.randint(1, 37, (2, 7))
+    step = torch.compile(model.forward, backend="aot_eager", fullgraph=True)
+    cache = StaticCache(config=model.config, max_cache_len=12)
+    with torch.no_grad():
+        expected = model(ids, use_cache=False).logits
+        first = step(ids[:, :5], past_key_values=cache, use_cache=True).logits
+        rest = [step(ids[:, at : at + 1], past_key_values=cache, use_cache=True).logits for at in (5, 6)]
+    torch.testing.assert_close(torch.cat((first, *rest), dim=1), expected)

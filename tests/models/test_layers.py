@@ -1,5 +1,8 @@
 """Parts without parameters."""
 
+import sys
+import types
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from vaswani_transformer.models import layers
 from vaswani_transformer.models.layers import OutputHead, activation_recomputed, chunked_cross_entropy, dropout
 
 
@@ -152,3 +156,35 @@ def test_a_recomputed_activation_is_computed_again_for_the_gradient() -> None:
     assert len(calls) == 1
     out.sum().backward()
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_installed_liger_kernel_computes_the_plain_loss(monkeypatch: pytest.MonkeyPatch, bias: bool) -> None:
+    """With a stand-in that has its signature: the kernel itself needs a GPU."""
+    calls = []
+
+    class Stand:
+        def __init__(self, *, reduction: str) -> None:
+            self.reduction = reduction
+
+        def __call__(self, weight: Tensor, hidden: Tensor, labels: Tensor, bias: Tensor | None) -> Tensor:
+            calls.append(self.reduction)
+            return nn.functional.cross_entropy(
+                hidden @ weight.T + (0 if bias is None else bias), labels, reduction="sum"
+            )
+
+    module = types.ModuleType("fused_linear_cross_entropy")
+    module.LigerFusedLinearCrossEntropyLoss = Stand  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "liger_kernel", types.ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", types.ModuleType("transformers"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers.fused_linear_cross_entropy", module)
+    monkeypatch.setattr(layers, "_fused_loss", layers._fused_loss.__wrapped__)
+    torch.manual_seed(0)
+    head, hidden, labels = OutputHead(8, 19, bias=bias), torch.randn(2, 5, 8), torch.randint(19, (2, 5))
+    labels[0, 2] = -100
+    expected = head(hidden, labels)
+    monkeypatch.setattr(layers, "FUSED_DEVICES", ("cpu",))
+    for one, other in zip(head(hidden, labels), expected, strict=True):
+        torch.testing.assert_close(one, other)
+    head(hidden, labels, label_smoothing=0.1)  # another definition of smoothing: ours
+    assert calls == ["sum"]

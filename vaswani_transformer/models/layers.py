@@ -3,6 +3,7 @@
 # B batch   T length   D hidden size   V vocabulary   N tokens (B * T, or those with a label)
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -15,6 +16,7 @@ CHUNK_ELEMENTS = {"cpu": 1 << 21, "other": 1 << 27}
 CHUNK_ROWS = 96  # at least: of fewer rows, products with a large vocabulary slow down
 # Rows up to which a CPU multiplies a large float32 matrix faster from the left, see `few_rows_linear`.
 FEW_ROWS = 8
+FUSED_DEVICES = ("cuda",)  # where liger-kernel's loss is used if it is installed
 # Under torch.compile the number of chunks must not depend on the data.
 COMPILED_CHUNKS = 8
 
@@ -225,8 +227,9 @@ def chunked_cross_entropy(
     Smoothing is that of the paper's code: epsilon / (V - 1) on every wrong word, without the constant it subtracts
     (the entropy of the smoothed target), so that 0 smoothing gives the plain negative log-likelihood.
 
-    Gradients are computed together with the loss, chunk by chunk, so that no logits are kept or computed twice.
-    `weights` multiply each token's loss; none flows back to them.
+    Gradients are computed together with the loss, chunk by chunk, so that no logits are kept or computed twice. On CUDA
+    liger-kernel's fused kernel does the same where it is installed, for the plain loss. `weights` multiply each token's
+    loss; none flows back to them.
 
     Returns:
         (loss, nll): float32 sums over the tokens whose label is not -100; nll carries no gradient.
@@ -243,8 +246,24 @@ def chunked_cross_entropy(
     if not labelled.all():  # no arithmetic on padding
         hidden_ND, labels_N = hidden_ND[labelled], labels_N[labelled]
         weights_N1 = None if weights_N1 is None else weights_N1[labelled]
+    fused = (
+        _fused_loss() if hidden_ND.device.type in FUSED_DEVICES and not label_smoothing and weights is None else None
+    )
+    if fused is not None:
+        loss = fused(weight_VD, hidden_ND, labels_N, bias_V).float()
+        return loss, loss.detach()
     inputs = (hidden_ND, weight_VD, bias_V, labels_N, weights_N1)
     return _ChunkedCrossEntropy.apply(*inputs, label_smoothing)  # type: ignore[return-value]
+
+
+@functools.cache
+def _fused_loss() -> Callable[..., Tensor] | None:
+    """liger-kernel's sum of cross-entropies, of (weight, hidden, labels, bias); None where it is not installed."""
+    try:
+        from liger_kernel.transformers.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
+    except ImportError:
+        return None
+    return LigerFusedLinearCrossEntropyLoss(reduction="sum")
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
