@@ -478,6 +478,10 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
         lambda s: s.gpt(scale_attn_by_inverse_layer_idx=True),
         "scale_attn_by_inverse_layer_idx must be False.*got True",
     ),
+    "a GPT saved under OpenAI's names without its configuration": (
+        lambda s: s.gpt("ForCausalLM").save_pretrained(s.folder / "any", save_original_format=True),
+        "save_original_format must be False.*got True.*vaswani export",
+    ),
     "a context that overflows GPT's position table": (
         lambda s: s.gpt()(torch.ones(1, 7, dtype=torch.long)),
         "must fit max_position_embeddings=6; got a text that reaches 7 tokens",

@@ -11,6 +11,8 @@ from transformers import DynamicCache, GPT2Config, OpenAIGPTConfig, StaticCache
 from vaswani_transformer import VaswaniGPTForCausalLM
 
 PEERS = {"gpt2": (GPT2Config, "GPT2LMHeadModel"), "openai-gpt": (OpenAIGPTConfig, "OpenAIGPTLMHeadModel")}
+BANDED: dict[str, Any] = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3}
+BANDED |= {"norm_order": "pre"}
 SEARCHES: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False},
     "beams": {"do_sample": False, "num_beams": 3},
@@ -65,16 +67,17 @@ def test_every_cache_and_none_write_the_same(make_gpt, search) -> None:
 
 
 def test_banded_layers_write_the_same_from_their_cache(make_gpt) -> None:
-    fields = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3, "norm_order": "pre"}
-    model = make_gpt("ForCausalLM", **fields)
+    model = make_gpt("ForCausalLM", **BANDED)
     expected = written(model, prompts(), use_cache=False, do_sample=False)
     for cache in (None, "static"):
         got = written(model, prompts(), cache_implementation=cache, disable_compile=True, do_sample=False)
         assert torch.equal(got, expected), cache
 
 
-def test_a_draft_models_help_changes_nothing(make_gpt) -> None:
-    model, draft = make_gpt("ForCausalLM"), make_gpt("ForCausalLM", seed=1, num_hidden_layers=1)
+@pytest.mark.parametrize("banded", [False, True])
+def test_a_draft_models_help_changes_nothing(make_gpt, banded) -> None:
+    model = make_gpt("ForCausalLM", **(BANDED if banded else {}))
+    draft = make_gpt("ForCausalLM", seed=1, num_hidden_layers=1)
     prompt = {"input_ids": prompts()["input_ids"][:1]}
     expected = written(model, prompt, do_sample=False)
     assert torch.equal(written(model, prompt, do_sample=False, assistant_model=draft), expected)

@@ -98,9 +98,18 @@ class VaswaniGPTPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """As transformers', always under our names; `vaswani export` writes theirs."""
-        super().save_pretrained(*args, **{"save_original_format": False, **kwargs})
+    def save_pretrained(self, *args: Any, save_original_format: bool = False, **kwargs: Any) -> None:
+        """As transformers', always under our names.
+
+        Raises:
+            ValueError: for `save_original_format=True`, by which transformers asks for the names of OpenAI's files.
+        """
+        if save_original_format:
+            raise ValueError(
+                "save_original_format must be False, weights of ours are saved under our names; got True: "
+                "`vaswani export --to transformers` writes OpenAI's names, with the configuration that reads them"
+            )
+        super().save_pretrained(*args, save_original_format=False, **kwargs)
 
     @property
     def dummy_inputs(self) -> dict[str, Tensor]:
