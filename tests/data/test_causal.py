@@ -39,7 +39,9 @@ def byte_tokenizer(eos: str | None = "<|endoftext|>") -> PreTrainedTokenizerFast
 TOKENIZER, PLAIN = byte_tokenizer(), byte_tokenizer(eos=None)
 
 
-def prepare(folder: Path, *, texts=TEXTS, tokenizer=TOKENIZER, batch=None, seed: int = 1, **options: Any) -> CausalData:
+def prepare(
+    folder: Path, *, texts=TEXTS, tokenizer: Any = TOKENIZER, batch=None, seed: int = 1, **options: Any
+) -> CausalData:
     path = folder / "text.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     files = {"train": str(path), "validation": str(path)}

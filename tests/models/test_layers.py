@@ -176,7 +176,9 @@ def test_an_installed_liger_kernel_computes_the_plain_loss(monkeypatch: pytest.M
     module = types.ModuleType("fused_linear_cross_entropy")
     module.LigerFusedLinearCrossEntropyLoss = Stand  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "liger_kernel", types.ModuleType("liger_kernel"))
-    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", types.ModuleType("transformers"))
+    package = types.ModuleType("transformers")
+    package.fused_linear_cross_entropy = module  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", package)
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers.fused_linear_cross_entropy", module)
     monkeypatch.setattr(layers, "_fused_loss", layers._fused_loss.__wrapped__)
     torch.manual_seed(0)

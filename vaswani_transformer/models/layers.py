@@ -260,10 +260,10 @@ def chunked_cross_entropy(
 def _fused_loss() -> Callable[..., Tensor] | None:
     """liger-kernel's sum of cross-entropies, of (weight, hidden, labels, bias); None where it is not installed."""
     try:
-        from liger_kernel.transformers.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyLoss
+        from liger_kernel.transformers import fused_linear_cross_entropy as fused  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
-    return LigerFusedLinearCrossEntropyLoss(reduction="sum")
+    return fused.LigerFusedLinearCrossEntropyLoss(reduction="sum")
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
