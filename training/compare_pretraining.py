@@ -38,7 +38,7 @@ TASKS = {
     "gpt": {
         "sst2": ("accuracy", ["data.train_rows=6000", "data.max_length=48", "epochs=2"]),
         "cola": ("matthews_correlation", ["data.train_rows=7000", "data.max_length=32", "epochs=4"]),
-        "stsb": ("pearson", ["data.train_rows=600", "data.max_length=64"]),
+        "stsb": ("pearson", ["data.train_rows=2000", "data.max_length=64"]),
         "rte": ("accuracy", ["data.train_rows=800", "data.max_length=128"]),
         "mrpc": ("f1", ["data.train_rows=400", "data.max_length=96"]),
         "commonsenseqa": ("accuracy", ["data.train_rows=500", "data.hold_out=600", "data.max_length=64"]),

@@ -196,6 +196,7 @@ def test_a_text_of_one_token_foretells_nothing(make_gpt) -> None:
 def test_a_step_never_holds_more_than_a_chunk_of_logits(make_gpt, monkeypatch) -> None:
     vocabulary = 4000
     monkeypatch.setattr(layers, "CHUNK_ELEMENTS", {"cpu": 8 * vocabulary, "other": 8 * vocabulary})
+    monkeypatch.setattr(layers, "CHUNK_ROWS", 1)
     model = make(make_gpt, "choices", vocab_size=vocabulary).train()
     _, batch = batch_of("choices")
     with LargestTensor() as largest:
@@ -265,6 +266,7 @@ def test_new_tokens_reach_the_language_head(make_gpt) -> None:
 @pytest.mark.parametrize("compiled", [False, True])
 def test_weighted_tokens_count_so_many_times(monkeypatch, epsilon, compiled) -> None:
     monkeypatch.setattr(layers, "CHUNK_ELEMENTS", {"cpu": 3 * 11, "other": 3 * 11})
+    monkeypatch.setattr(layers, "CHUNK_ROWS", 1)
     torch.manual_seed(0)
     hidden, weight, bias = torch.randn(7, 5), torch.randn(11, 5), torch.randn(11)
     leaves = [x.requires_grad_() for x in (hidden, weight, bias)]
