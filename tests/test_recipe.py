@@ -331,3 +331,11 @@ def test_a_data_modules_options_are_read_with_the_same_checks():
     ]:
         with pytest.raises(ValueError, match=re.escape(told)):
             read_section(Options, values, "data")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "verb"), [("bert-sst2", Recipe, "finetune"), ("gpt-demo", FinetuneRecipe, "train")]
+)
+def test_a_recipe_of_the_other_verb_is_named_so(name, kind, verb) -> None:
+    with pytest.raises(ValueError, match=f"data.task is for `vaswani {verb}`"):
+        load_recipe(name, kind=kind)

@@ -340,6 +340,7 @@ def load_recipe(
         raise ValueError(f"a recipe must be a mapping of keys; got {type(values).__name__} in {path}")
     for override in overrides:
         _apply_override(values, override)
+    _check_verb(values, kind, path.name)
     try:
         return read_section(kind, values)
     except ValueError as error:
@@ -373,6 +374,15 @@ def recipe_summaries() -> dict[str, str]:
     """Returns each shipped recipe's name with the first comment line of its file."""
     folder = _recipe_folder()
     return {name: _first_line(folder / f"{name}.yaml").lstrip("# ").rstrip() for name in recipe_names()}
+
+
+def _check_verb(values: Mapping[str, Any], kind: type[Any], name: str) -> None:
+    """A recipe with `data.task` is for fine-tuning: read as the other kind, its first key would be called unknown."""
+    data = values.get("data")
+    finetunes = isinstance(data, dict) and "task" in data
+    if finetunes is (kind is Recipe):
+        has, verb = ("with", "finetune") if finetunes else ("without", "train")
+        raise ValueError(f"{name}: a recipe {has} data.task is for `vaswani {verb}`")
 
 
 def _check_model(model: Mapping[str, Any]) -> None:
