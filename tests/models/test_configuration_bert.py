@@ -97,3 +97,10 @@ def test_saving_and_loading_keeps_every_field(tmp_path) -> None:
 def test_the_ids_of_other_special_tokens_are_no_misspellings() -> None:
     fields: dict[str, Any] = {"mask_token_id": 4, "sep_token_id": 3, "cls_token_id": 2}
     assert Config(**fields).mask_token_id == 4
+
+
+def test_a_callers_field_is_checked_when_a_saved_model_is_loaded(tmp_path) -> None:
+    Config.preset("tiny").save_pretrained(tmp_path)
+    assert Config.from_pretrained(tmp_path, hidden_dropout_prob=0.3).hidden_dropout_prob == 0.3
+    with pytest.raises(ValueError, match="hidden_dropout_prob must be"):
+        Config.from_pretrained(tmp_path, hidden_dropout_prob=1.5)

@@ -88,3 +88,29 @@ def test_saving_and_loading_keeps_every_field(tmp_path) -> None:
     assert {k: v for k, v in again.to_dict().items() if k not in ignored} == {
         k: v for k, v in config.to_dict().items() if k not in ignored
     }
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("lm_loss_weight", -1, "lm_loss_weight must be"),
+        ("norm_order", "sideways", "norm_order must be one of"),
+        ("resid_pdrop", 7, "hidden_dropout must be"),
+        ("hidden_act", "zelu", "hidden_act must be a name"),
+        ("num_attention_heads", 3, "multiple of num_attention_heads"),
+    ],
+)
+def test_a_callers_field_is_checked_when_a_saved_model_is_loaded(tmp_path, field, value, told) -> None:
+    config = Config(hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=told):
+        Config.from_pretrained(tmp_path, **{field: value})
+
+
+def test_a_callers_fields_replace_the_saved_ones_under_any_name(tmp_path) -> None:
+    Config(hidden_size=8, num_hidden_layers=3, num_attention_heads=2).save_pretrained(tmp_path)
+    given = {"n_layer": 1, "resid_pdrop": 0.3, "hidden_act": "gelu_new", "num_labels": 5, "mine": 1}
+    config, unused = Config.from_pretrained(tmp_path, return_unused_kwargs=True, **given)
+    got = (config.layer_types, config.hidden_dropout, config.hidden_act, config.num_labels)
+    assert got == (["full_attention"], 0.3, "gelu_pytorch_tanh", 5)
+    assert unused == {"mine": 1}

@@ -236,3 +236,10 @@ def test_a_sentence_longer_than_the_learned_position_table_is_told(make_model) -
     model = make_model(position_embedding="learned", max_position_embeddings=4)
     with pytest.raises(ValueError, match="max_position_embeddings=4"):
         model(input_ids=torch.full((1, 5), 3), labels=IDS)
+
+
+def test_a_callers_field_is_checked_when_a_saved_model_is_loaded(tmp_path) -> None:
+    Config().save_pretrained(tmp_path)
+    assert Config.from_pretrained(tmp_path, activation_function="gelu").activation == "gelu"
+    with pytest.raises(ValueError, match="norm_order must be one of"):
+        Config.from_pretrained(tmp_path, norm_order="sideways")

@@ -138,13 +138,14 @@ def test_trainer_takes_the_same_step_however_it_accumulates(make_bert, tmp_path,
 # --- nothing labelled, either alone ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("count", [None, 0, torch.tensor(0)], ids=["none", "0", "tensor"])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("head", LABELLED)
-def test_nothing_labelled_gives_zero_and_not_nan(make_bert, head, training) -> None:
+def test_nothing_labelled_gives_zero_and_not_nan(make_bert, head, training, count) -> None:
     fields, batch = batch_of(head)
     batch["labels"] = torch.full_like(batch["labels"], -100)
     model = make_bert(class_of(head), **fields).train(training)
-    loss = model(**batch).loss
+    loss = model(**batch, num_items_in_batch=count).loss
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())

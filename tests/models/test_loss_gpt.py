@@ -122,13 +122,14 @@ def test_trainers_label_smoothing_is_that_of_the_next_token(make_gpt, tmp_path) 
     torch.testing.assert_close(got["transformer.wte.weight"], weight - weight.grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [None, 0, torch.tensor(0)], ids=["none", "0", "tensor"])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("head", LABELLED)
-def test_nothing_labelled_gives_zero_and_not_nan(make_gpt, head, training) -> None:
+def test_nothing_labelled_gives_zero_and_not_nan(make_gpt, head, training, count) -> None:
     fields, batch = batch_of(head)
     batch["labels"] = torch.full_like(batch["labels"], -100)
     model = make_gpt(class_of(head), **fields).train(training)
-    loss = model(**batch).loss
+    loss = model(**batch, num_items_in_batch=count).loss
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())

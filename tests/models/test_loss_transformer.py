@@ -99,12 +99,13 @@ def test_one_chunk_and_many_give_the_same_loss(monkeypatch) -> None:
     torch.testing.assert_close(torch.stack(losses), losses[0].expand(4))
 
 
+@pytest.mark.parametrize("count", [None, 0, torch.tensor(0)], ids=["none", "0", "tensor"])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("epsilon", [0.0, 0.1])
-def test_nothing_labelled_gives_zero_and_not_nan(make_model, batch, epsilon, training) -> None:
+def test_nothing_labelled_gives_zero_and_not_nan(make_model, batch, epsilon, training, count) -> None:
     model = make_model(label_smoothing=epsilon).train(training)
     batch["labels"].fill_(-100)
-    output = model(**batch)
+    output = model(**batch, num_items_in_batch=count)
     output.loss.backward()
     assert output.loss.item() == output.nll_loss.item() == 0
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())

@@ -5,7 +5,16 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from .fields import check_activation, check_rate, check_size, check_switch, check_token, is_number, nearest
+from .fields import (
+    check_activation,
+    check_rate,
+    check_size,
+    check_switch,
+    check_token,
+    is_number,
+    nearest,
+    take_overrides,
+)
 
 # Layers and hidden size of the published models; heads of 64 and a feed-forward network of four times the hidden size.
 PRESETS: dict[str, tuple[int, int]] = {
@@ -142,7 +151,7 @@ class VaswaniBertConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As transformers', with the configuration of transformers' BERT turned into one of ours."""
-        return super().from_dict(_ours(config_dict), **kwargs)
+        return super().from_dict(take_overrides(cls, _ours(config_dict), kwargs), **kwargs)
 
     def _adopt(self, extra: dict[str, Any]) -> dict[str, Any]:
         """Takes transformers' `model_type` for ours; a field of the instance would hide the class's when saved."""

@@ -6,7 +6,16 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from .fields import check_activation, check_rate, check_size, check_switch, check_token, is_number, nearest
+from .fields import (
+    check_activation,
+    check_rate,
+    check_size,
+    check_switch,
+    check_token,
+    is_number,
+    nearest,
+    take_overrides,
+)
 
 TANH_GELU = "gelu_pytorch_tanh"
 GPT2_FIELDS = {"norm_order": "pre", "vocab_size": 50257, "max_position_embeddings": 1024}
@@ -195,7 +204,12 @@ class VaswaniGPTConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As transformers', with the configuration of transformers' GPTs turned into one of ours."""
-        return super().from_dict(_ours(config_dict), **kwargs)
+        saved = _ours(config_dict)
+        fields = _own_names(take_overrides(cls, saved, kwargs))
+        types = fields.get("layer_types")
+        if types == saved.get("layer_types") and set(types or ()) == {LAYER_TYPES[0]}:
+            del fields["layer_types"]  # as many as there are layers now
+        return super().from_dict(fields, **kwargs)
 
     def _adopt(self, extra: dict[str, Any]) -> dict[str, Any]:
         """Takes other names of our fields; a `model_type` of the instance would hide the class's when saved."""

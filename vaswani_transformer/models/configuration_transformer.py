@@ -15,6 +15,7 @@ from .fields import (
     is_integer,
     is_number,
     nearest,
+    take_overrides,
 )
 
 # What the paper's tables change from the base model: Table 3 (rows A to E) and section 6.1 (big, big-en-fr).
@@ -210,6 +211,11 @@ class VaswaniTransformerConfig(PreTrainedConfig):
             config.num_encoder_layers = self.num_decoder_layers
             return config
         return self
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers', with the caller's fields checked like the saved ones."""
+        return super().from_dict(take_overrides(cls, config_dict, kwargs), **kwargs)
 
     def _refuse_misspelt(self, extra: dict[str, Any]) -> None:
         """transformers keeps unknown fields in silence; one that is nearly a field of ours is a mistake.

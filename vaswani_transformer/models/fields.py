@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from transformers.activations import ACT2FN
 
@@ -21,6 +21,21 @@ def nearest(name: object, choices: Iterable[str]) -> str:
     """The end of a message that names the nearest right choice; empty where none is near."""
     match = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def take_overrides(config_class: Any, fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """A saved configuration's fields with the caller's in their place, so that they are checked like all others.
+
+    transformers sets a caller's fields on the finished configuration, past every check.
+
+    Args:
+        config_class: whose fields and other names of fields these are.
+        fields: as saved, under the class's own names.
+        given: keyword arguments of `from_pretrained`; the fields among them are taken out.
+    """
+    names = {name: config_class.attribute_map.get(name, name) for name in given}
+    own = {*config_class.__annotations__, "problem_type"} & config_class.__dataclass_fields__.keys()
+    return fields | {names[name]: given.pop(name) for name in list(given) if names[name] in own}
 
 
 def check_size(name: str, value: object) -> None:

@@ -37,14 +37,15 @@ def real_labels(labels: Tensor, attention_mask: Tensor | None) -> Tensor:
 
 
 def divided(total: Tensor, labelled: Tensor, num_items: int | Tensor | None) -> Tensor:
-    """A sum by what it is to be divided by: the accumulated batch's count where given, else this batch's, at least 1.
+    """A sum by what it is to be divided by: the accumulated batch's count where given, else this batch's; never by 0.
 
     Args:
         total: the summed loss.
         labelled: of any shape, true at what has a label.
         num_items: how many labels the whole accumulated batch has.
     """
-    count = labelled.sum().clamp(min=1) if num_items is None else num_items
+    count = labelled.sum() if num_items is None else num_items
+    count = count + (count == 0)  # nothing labelled: a loss of 0
     return total / (count.to(total.device) if isinstance(count, Tensor) else count)
 
 

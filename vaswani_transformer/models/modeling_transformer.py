@@ -35,6 +35,7 @@ from .layers import (
     position_ids_from_mask,
     sinusoids,
 )
+from .losses import divided
 
 
 @dataclass
@@ -482,6 +483,5 @@ class VaswaniTransformerForConditionalGeneration(VaswaniTransformerPreTrainedMod
             loss, nll = self.lm_head(x_BTD, labels, smoothing)
         else:
             loss, nll = cross_entropy(logits_BTV, labels, label_smoothing=smoothing)
-        count = labels.ne(-100).sum().clamp(min=1) if num_items is None else num_items
-        count = count.to(loss.device) if isinstance(count, Tensor) else count
-        return loss / count, nll / count
+        labelled = labels.ne(-100)
+        return divided(loss, labelled, num_items), divided(nll, labelled, num_items)
