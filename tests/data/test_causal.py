@@ -1,6 +1,7 @@
 """Documents to rows of a causal language model."""
 
 import json
+import tempfile
 from collections import Counter
 from itertools import chain, pairwise
 from pathlib import Path
@@ -15,7 +16,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from vaswani_transformer import VaswaniGPTTokenizer
-from vaswani_transformer.data.causal import CausalData, CausalOptions, text_blocks
+from vaswani_transformer.data.causal import CausalData, CausalOptions, joint_token, text_blocks
+from vaswani_transformer.data.documents import write_documents
 from vaswani_transformer.data.translation import IGNORED
 
 TEXTS = ["one two\n\nthree four five six", "seven", "eight nine ten eleven twelve\n  thirteen", "fourteen fifteen"]
@@ -142,6 +144,25 @@ def test_a_document_cut_into_blocks_has_the_tokens_of_the_whole(text, size):
     assert "".join(filter(None, blocks)) == text
     pieces = [TOKENIZER(block, add_special_tokens=False)["input_ids"] for block in blocks]
     assert list(chain(*pieces)) == TOKENIZER(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer_of_2018(tmp_path_factory) -> VaswaniGPTTokenizer:
+    folder = tmp_path_factory.mktemp("2018")
+    tokens = ["<unk>", "\n</w>", *(f"{letter}{end}" for letter in "ab." for end in ("", "</w>"))]
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return VaswaniGPTTokenizer.from_pretrained(folder)
+
+
+@given(st.text(alphabet="ab .\n", max_size=60), st.integers(1, 12))
+def test_a_document_cut_into_blocks_keeps_the_line_breaks_of_2018(tokenizer_of_2018, text, size):
+    blocks = text_blocks(iter([*text.split("\n"), None]), size)
+    with tempfile.TemporaryDirectory() as folder:
+        joint = joint_token(tokenizer_of_2018)
+        documents = write_documents(blocks, tokenizer_of_2018, Path(folder) / "d", {}, joint_id=joint)
+        found = documents.tokens.tolist() if documents.counts["tokens"] else []
+        assert found == tokenizer_of_2018(text)["input_ids"]
 
 
 def test_text_of_one_token_is_refused(tmp_path):

@@ -165,6 +165,17 @@ def test_choices_are_those_of_the_double_heads(loaded, texts) -> None:
         torch.testing.assert_close(model(**choices).logits, peer(ids, mc_token_ids=ends).mc_logits, rtol=0, atol=1e-5)
 
 
+def test_a_folder_with_its_embeddings_as_output_matrix_alone_loads_right_or_not_at_all(tmp_path) -> None:
+    peer = transformers.OpenAIGPTDoubleHeadsModel(OpenAIGPTConfig(**SIZES, num_labels=1))
+    peer.save_pretrained(tmp_path)
+    for name, options in (("CausalLM", {}), ("MultipleChoice", {"lm_loss_weight": 0.5})):
+        model = getattr(vaswani_transformer, f"VaswaniGPTFor{name}").from_pretrained(tmp_path, **options)
+        assert torch.equal(model.get_input_embeddings().weight, peer.transformer.tokens_embed.weight)
+    for name in ("Model", "ForMultipleChoice", "ForTokenClassification"):
+        with pytest.raises(ValueError, match=r"must hold .*wte.weight .* got lm_head.weight alone"):
+            getattr(vaswani_transformer, f"VaswaniGPT{name}").from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("labels", [torch.tensor([0.5, -1.0, 2.0, 0.0]), torch.tensor([[1.0], [2.0], [0.0], [-3.0]])])
 def test_regression_is_that_of_transformers(loaded, texts, labels) -> None:
     peer = make_peer("pre", "ForSequenceClassification", num_labels=1)

@@ -20,6 +20,7 @@ HARD = [
     "“Curly” quotes — and ‘single’ ones…",
     "one\n\n  two \t three\r\nfour",
     "a --- b ~~ c!!! d?? e_f (g) [h] {i} | j * k + l \\ m / n; o: p",
+    "C:\\temp\\new and\\or \\\\x",
     "I'd've gone; they're gonna can't",
     "Ünïcödé naïve 日本 ☃ 100,000.50 3.14% U.S.A. e.g. x@y.org http://a.b/c?d=e",
     "´acute´ & &amp; sch√∂n",
@@ -47,7 +48,7 @@ def spaced(text: str) -> str:
         text = text.replace(old, new)
     out: list[str] = []
     for place, character in enumerate(text):
-        mark = character in '-~!";?+,)(\\/*[]}{|_'
+        mark = character in '-~!";?+,)(/*[]}{|_'
         if mark and (place == 0 or text[place - 1] != character):
             out.append(" ")
         out.append(character)
@@ -103,6 +104,7 @@ def test_the_tokens_are_those_that_openais_model_was_trained_on(openai) -> None:
         "wait…": ["wait</w>", "...</w>"],
         "a\nb": ["a</w>", "\n</w>", "b</w>"],
         "Mr. Smith": ["mr.</w>", "smith</w>"],
+        "a\\b": ["a", "\\", "b</w>"],
     }.items():
         assert tokenizer.tokenize(text) == tokens, text
     assert tokenizer.decode(tokenizer("Don't go.\nNow")["input_ids"]) == "do n't go . \n now"

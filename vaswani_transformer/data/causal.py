@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ..models.tokenization_gpt import END_OF_WORD, NEWLINE, VaswaniGPTTokenizer
 from ..models.tokenization_gpt2 import VaswaniGPT2Tokenizer
 from ..sections import at_least
 from .document_options import DocumentOptions, has_documents, open_documents, texts_of
@@ -27,7 +28,7 @@ from .translation import IGNORED, batch_setting
 
 logger = logging.getLogger(__name__)
 
-CACHE_FORMAT = 1  # raise it when reading or tokenising changes, so that no older cache is taken for today's
+CACHE_FORMAT = 2  # raise it when reading or tokenising changes, so that no older cache is taken for today's
 BLOCK = 50_000  # characters of a document that are tokenised together
 SHIFT, ORDER = 3, 4  # what a generator is for
 
@@ -282,7 +283,8 @@ def _load(options: CausalOptions, split: str, tokenizer: PreTrainedTokenizerBase
         lines = read_sentences(pieces, counts, split=None, skip_bad=options.on_bad_line == "skip")
         end_of_text = tokenizer.eos_token_id
         assert end_of_text is None or isinstance(end_of_text, int)
-        write_documents(text_blocks(lines), tokenizer, folder, counts, first_id=end_of_text)
+        joint = joint_token(tokenizer)
+        write_documents(text_blocks(lines), tokenizer, folder, counts, first_id=end_of_text, joint_id=joint)
     documents = Documents(folder)
     counts = documents.counts
     logger.info("%s: %s", split, ", ".join(f"{count} {what}" for what, count in counts.items() if what != "sentences"))
@@ -296,7 +298,7 @@ def text_blocks(lines: Iterator[str | None], size: int = BLOCK) -> Iterator[str 
     """Yields documents in blocks of about `size` characters, their line breaks kept, and None at the end of each.
 
     A document is cut before a line break that follows a character which is no space: there no tokenizer of the GPTs
-    looks across, so that the tokens are those of the whole document.
+    looks across, so that the tokens, with `joint_token` between blocks, are those of the whole document.
 
     Args:
         lines: of documents, without their line breaks, None at the end of each.
@@ -316,3 +318,12 @@ def text_blocks(lines: Iterator[str | None], size: int = BLOCK) -> Iterator[str 
             block, held = [], 0
         block.append(line if first else f"\n{line}")
         held, first = held + len(block[-1]), False
+
+
+def joint_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token between two blocks of a document: the tokenizer of 2018 strips the line break they start by."""
+    if not isinstance(tokenizer, VaswaniGPTTokenizer):
+        return None
+    newline = tokenizer.convert_tokens_to_ids(NEWLINE + END_OF_WORD)
+    assert isinstance(newline, int)
+    return newline

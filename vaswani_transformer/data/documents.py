@@ -103,6 +103,7 @@ def write_documents(
     counts: dict[str, int],
     *,
     first_id: int | None = None,
+    joint_id: int | None = None,
 ) -> Documents:
     """Tokenises sentences into a folder, which is there once it is whole; another process may be doing the same.
 
@@ -114,10 +115,11 @@ def write_documents(
         folder: where the documents go.
         counts: what is counted while reading; complete once the sentences are all taken.
         first_id: a token to put before each document's first.
+        joint_id: a token to put before each further sentence of a document.
     """
     staged = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name, suffix=".partial"))
     try:
-        notes = _write(sentences, tokenizer, staged, first_id)
+        notes = _write(sentences, tokenizer, staged, first_id, joint_id)
         notes["counts"] |= counts
         (staged / NOTES).write_text(json.dumps(notes), encoding="utf-8")
         os.rename(staged, folder)
@@ -130,7 +132,11 @@ def write_documents(
 
 
 def _write(
-    sentences: Iterator[str | None], tokenizer: PreTrainedTokenizerBase, folder: Path, first_id: int | None
+    sentences: Iterator[str | None],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    first_id: int | None,
+    joint_id: int | None,
 ) -> dict[str, Any]:
     counts = dict.fromkeys(("documents", "sentences", "tokens", "empty"), 0)
     dtype, content, written = "<u2" if len(tokenizer) <= 1 << 16 else "<i4", hashlib.sha256(), 0
@@ -152,8 +158,9 @@ def _write(
                         documents.write(_number(written))
                         content.update(b"document")
                 elif ids := next(encoded):
-                    if first_id is not None and counts["sentences"] == written:
-                        ids = [first_id, *ids]
+                    before = first_id if counts["sentences"] == written else joint_id
+                    if before is not None:
+                        ids = [before, *ids]
                     row = np.array(ids, dtype=dtype).tobytes()
                     counts["sentences"] += 1
                     counts["tokens"] += len(ids)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.causal import text_blocks
+from ..data.causal import joint_token, text_blocks
 from .causal_lm import context_of, start_token
 from .translation import evaluating, pad_right, token_batches
 
@@ -127,11 +127,12 @@ def perplexity(
 
 def _tokens(text: str, tokenizer: PreTrainedTokenizerBase, start: int | None) -> np.ndarray:
     """The ids of a text, a block at a time as in training, behind the start token where there is one."""
-    ids: list[int] = [] if start is None else [start]
+    joint, ids = joint_token(tokenizer), []
     for block in text_blocks(iter([*text.split("\n"), None])):
-        if block:
-            ids += tokenizer(block, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]  # pyright: ignore
-    return np.array(ids, dtype=np.int64)
+        settings: Any = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        if block and (more := tokenizer(block, **settings)["input_ids"]):
+            ids += [joint, *more] if ids and joint is not None else more
+    return np.array(ids if start is None else [start, *ids], dtype=np.int64)
 
 
 def score_tokens(

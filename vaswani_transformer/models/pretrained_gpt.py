@@ -98,6 +98,24 @@ class VaswaniGPTPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As transformers'.
+
+        Raises:
+            ValueError: a folder without the word embeddings: transformers' OpenAIGPTDoubleHeadsModel saves them as the
+                output matrix alone, which only a model with such a matrix finds.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        table = [name for name in info["missing_keys"] if name.endswith("wte.weight")]
+        if table and "lm_head.weight" in info["unexpected_keys"]:
+            raise ValueError(
+                f"a folder must hold {table[0]} for {cls.__name__}; got lm_head.weight alone: load it as "
+                "VaswaniGPTForCausalLM (a classifier of texts or choices also with lm_loss_weight=0.5), save that and "
+                "load the new folder"
+            )
+        return (model, info) if output_loading_info else model
+
     def save_pretrained(self, *args: Any, save_original_format: bool = False, **kwargs: Any) -> None:
         """As transformers', always under our names.
 

@@ -18,9 +18,10 @@ from transformers import PreTrainedTokenizer
 END_OF_WORD = "</w>"
 NEWLINE = "\n"
 # What OpenAI's code does to a text before spaCy sees it: these for others, spaces around runs of one mark, one kind of
-# white space, a newline for any run that holds one.
+# white space, a newline for any run that holds one. A backslash is no such mark: its pattern is a plus's, in a string
+# that is not raw.
 REPLACED = str.maketrans({"—": "-", "–": "-", "―": "-", "…": "...", "´": "'"})
-RUNS_OF_A_MARK = re.compile("|".join(re.escape(mark) + "+" for mark in r"""-~!";?+,)(\/*[]}{|_"""))
+RUNS_OF_A_MARK = re.compile("|".join(re.escape(mark) + "+" for mark in """-~!";?+,)(/*[]}{|_"""))
 AROUND_NEWLINES = re.compile(r"\s*\n\s*")
 OTHER_SPACES = re.compile(r"[^\S\n]+")
 
