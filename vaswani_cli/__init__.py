@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 VERBS = {
+    "plan": "tell what a recipe needs: memory of each GPU, time, money",
     "train": "train a model from a recipe",
     "finetune": "fine-tune a BERT on labelled data",
     "recipes": "list the recipes that ship",

@@ -102,8 +102,7 @@ def build_model(
     if source is None:
         names = [f"{name}_token_id" for name in ("pad", "eos", "unk")]
         ids = {name: getattr(tokenizer, name) for name in names if name in family.config.__dataclass_fields__}
-        fields = {"vocab_size": len(tokenizer), **ids, **fields}
-        config = family.config.preset(section["preset"], **fields) if "preset" in section else family.config(**fields)
+        config = _new_config(family, section, {"vocab_size": len(tokenizer), **ids, **fields})
         _check_vocabulary(config, tokenizer)
         return family.model(config)
     try:
@@ -112,6 +111,36 @@ def build_model(
         raise ValueError(f"the model's fields must fit the weights in {source}; got {fields}") from error
     _check_vocabulary(model.config, tokenizer)
     return model
+
+
+def planned_config(family: Family, section: Mapping[str, Any], vocab_size: int | None) -> Any:
+    """The configuration of a recipe's model before there is a tokenizer; of a `from`, its configuration is all that is
+    read.
+
+    Args:
+        family: of the recipe's model.
+        section: the recipe's `model`.
+        vocab_size: tokens of the tokenizer to come, where that is known; else the preset's.
+
+    Raises:
+        ValueError: an unknown field or preset.
+    """
+    fields = {key: value for key, value in section.items() if key not in OWN_KEYS}
+    _check_fields(family, fields)
+    if "from" in section:
+        return family.config.from_pretrained(section["from"], **fields)
+    return _new_config(family, section, ({} if vocab_size is None else {"vocab_size": vocab_size}) | fields)
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Lets the backward pass compute each layer's activations anew, so that only what goes into layers is kept."""
+    # transformers 5.23 has a new name for it and warns of the old one.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def _new_config(family: Family, section: Mapping[str, Any], fields: Mapping[str, Any]) -> Any:
+    return family.config.preset(section["preset"], **fields) if "preset" in section else family.config(**fields)
 
 
 def _check_fields(family: Family, fields: Mapping[str, Any]) -> None:

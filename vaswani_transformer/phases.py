@@ -106,11 +106,16 @@ def check_lengths(data: Sequence[Any], config: Any) -> None:
     Raises:
         ValueError: a `max_seq_length` above `max_position_embeddings`.
     """
-    limit = getattr(config, "max_position_embeddings", None)
     for one in data:
-        longest = getattr(one.options, "max_seq_length", None)
-        if limit is not None and longest is not None and longest > limit:
-            raise ValueError(
-                f"data.max_seq_length must fit the model's max_position_embeddings; got max_seq_length={longest}, "
-                f"max_position_embeddings={limit}: raise model.max_position_embeddings, or read shorter sequences"
-            )
+        check_length(one.options, config)
+
+
+def check_length(options: Any, config: Any) -> None:
+    """As `check_lengths`, for the options of one phase's data."""
+    limit = getattr(config, "max_position_embeddings", None)
+    longest = getattr(options, "max_seq_length", None)
+    if limit is not None and longest is not None and longest > limit:
+        raise ValueError(
+            f"data.max_seq_length must fit the model's max_position_embeddings; got max_seq_length={longest}, "
+            f"max_position_embeddings={limit}: raise model.max_position_embeddings, or read shorter sequences"
+        )

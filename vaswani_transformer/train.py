@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from . import checkpoints
 from .data.token_batches import EpochBatches
-from .families import build_model, family_of
+from .families import build_model, checkpoint_activations, family_of
 from .optim import EMA, build_optimizer, build_schedule
 from .phases import Phase, check_lengths, phase_at, phases_of, prepare_data, saved_phase
 from .progress import Progress
@@ -73,9 +73,7 @@ class Training:
         if self.checkpoint is not None:
             self._load_state(self.checkpoint)
         if recipe.gradient_checkpointing:
-            # transformers 5.23 has a new name for it and warns of the old one.
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            checkpoint_activations(model)
         if recipe.compile:
             model.compile(dynamic=True)
         self.flops_per_token = flops_per_token(model, self.data.source_share)
