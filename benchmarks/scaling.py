@@ -2,10 +2,10 @@
 
     python benchmarks/scaling.py --quick
 
-`overhead`: the demo's loop (data, log, watching of losses, agreeing on a stop) over forward, backward and update alone of
-a twin model; both take every batch, one after the other, and a pair is the updates between two lines of the log.
+`overhead`: the demo's loop (data, log, watching of losses, agreeing on a stop) over forward, backward and update of
+a twin model alone; both take every batch, one after the other, and a pair is the updates between two lines of the log.
 `saving`: hundreds of updates of the demo's loop that end with a checkpoint, over hundreds that do not, in turn.
-`two-processes`: two processes of one thread, gloo between them, over one process of two; both stand ready and go in turn,
+`two-processes`: two processes of one thread, gloo between them, over one process of two; both stand ready, in turn,
 on batches of 4,000 tokens a side of the demo's corpus and model. The ratio of each is in speed, ours over theirs.
 `memory` and `zero` lines tell tokens a second of the world, and the most MiB that each process held beyond what it held
 before its model: one process, two (DDP), and two under ZeRO-1, 2 and 3 where deepspeed is installed.
