@@ -24,6 +24,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def _dead(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 class Run:
     """A run under way, in one process or under `accelerate launch`; its words go to a file.
 
@@ -113,7 +120,7 @@ class Run:
         self.wait_for(self.trainers, "process that trains")
         victim = chance.choice(self.trainers())
         victim.send_signal(signal.SIGKILL)
-        self.wait_for(lambda: not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE, "death")
+        self.wait_for(lambda: _dead(victim), "death")
 
     def end(self) -> None:
         """Ends what is left of it."""

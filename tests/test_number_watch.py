@@ -3,22 +3,24 @@
 # ruff: noqa: F811  (fixtures of another file)
 import logging
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import DistributedType
+from safetensors.torch import load_file
 
 from vaswani_transformer import checkpoints
-from vaswani_transformer.number_watch import LOOK_EVERY, NumberWatch, gradient_norm
+from vaswani_transformer.number_watch import LOOK_EVERY, NumberWatch, gradient_norm, watch_for
 from vaswani_transformer.progress import Progress
 from vaswani_transformer.run_log import read_metrics
 from vaswani_transformer.train import Training, train
 
 from .test_train import (  # noqa: F401
     files,
-    finished,
     identical,
-    launch,
     own_accelerator,
     own_cache,
     step_folder,
@@ -51,8 +53,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_change_and_k
     now = {name: tensor for name, tensor in training.bare_model.state_dict().items() if name != "lm_head.weight"}
     saved = checkpoints.newest_complete(training.output / "checkpoints")[0]
     assert saved == step_folder(training.output, 3)
-    from safetensors.torch import load_file
-
     assert all(torch.equal(tensor, now[name]) for name, tensor in load_file(saved / "model.safetensors").items())
     kept = torch.load(training.output / "nonfinite-00000004.pt", weights_only=True)
     assert (kept["step"], kept["epoch"], kept["position"], kept["phase"]) == (4, 0, 3, 1)
@@ -166,6 +166,12 @@ def test_the_norm_of_an_unclipped_gradient_is_that_of_clipping(toy):
         output = train(toy(f"run-{number}", steps=3, optimizer=optimizer))
         norms.append([record["grad_norm"] for record in read_metrics(output / "metrics.jsonl") if record["step"] < 3])
     assert norms[0] == norms[1]
+
+
+def test_skip_is_refused_where_it_cannot_be_kept(toy):
+    accelerator: Any = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED)
+    with pytest.raises(ValueError, match="DeepSpeed takes it with the gradient; got DeepSpeed"):
+        watch_for(toy(on_nonfinite="skip"), accelerator, [])
 
 
 def test_there_is_no_norm_where_there_are_no_gradients():

@@ -4,15 +4,18 @@ import logging
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator, DistributedType
 from torch import Tensor
 
 from .progress import Progress
+from .recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +140,33 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor | None:
         return None
     norm: Any = torch.nn.utils.get_total_norm(gradients)
     return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP2's are sharded
+
+
+def watch_for(recipe: Recipe, accelerator: Accelerator, data_by_phase: Sequence[Any]) -> NumberWatch:
+    """Returns a run's watch, which keeps refused batches as `nonfinite-STEP.pt` in its folder.
+
+    Raises:
+        ValueError: `on_nonfinite: skip` under DeepSpeed.
+    """
+    skip = recipe.on_nonfinite == "skip"
+    if skip and accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise ValueError(
+            "on_nonfinite=skip must be able to leave an update out, and DeepSpeed takes it with the gradient; "
+            "got DeepSpeed: set on_nonfinite=stop"
+        )
+    recipes = recipe.by_phase()
+
+    def keep(place: Update, found: dict[str, float | None]) -> str:
+        file = Path(recipe.output) / f"nonfinite-{place.step:08d}.pt"
+        if accelerator.is_main_process:
+            parts = accelerator.num_processes * recipes[place.phase - 1].batch.accumulation
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(replay(place, found, data_by_phase[place.phase - 1], parts), file)
+        accelerator.wait_for_everyone()  # the first that leaves has its launcher stop the others
+        return str(file)
+
+    at_once, scaled = accelerator.device.type == "cpu", accelerator.scaler is not None
+    return NumberWatch(skip=skip, at_once=at_once, scaled=scaled, keep=keep)
 
 
 def replay(place: Update, found: dict[str, float | None], data: Any, parts: int) -> dict[str, Any]:

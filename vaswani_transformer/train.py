@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object, set_seed
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from . import checkpoints
 from .data.token_batches import EpochBatches
 from .families import build_model, family_of
-from .number_watch import NumberWatch, Update, gradient_norm, replay
+from .number_watch import gradient_norm, watch_for
 from .optim import EMA, build_optimizer, build_schedule
 from .peers import GROUP_TIMEOUT, Peers
 from .phases import Phase, check_lengths, phase_at, phases_of, prepare_data, saved_phase
@@ -58,7 +58,7 @@ class Training:
         waiting = InitProcessGroupKwargs(timeout=GROUP_TIMEOUT)
         self.accelerator = Accelerator(mixed_precision=PRECISIONS[recipe.precision], kwargs_handlers=[waiting])
         _check_world(self.accelerator)
-        self.peers, self.watch = Peers.of(self.accelerator), self._number_watch()
+        self.peers = Peers.of(self.accelerator)
         set_seed(recipe.seed)
         with self.accelerator.main_process_first():  # the others find its cache
             self.data_by_phase = prepare_data(self.family, recipe, checkpoint=self.checkpoint)
@@ -71,6 +71,7 @@ class Training:
         self.phases = phases_of(recipe, recipe.steps)
         self.phase = saved_phase(self.phases, self.progress.phase)
         self.data = self.data_by_phase[self.phase.number - 1]
+        self.watch = watch_for(recipe, self.accelerator, self.data_by_phase)
         self.optimizer = build_optimizer(model, recipe.optimizer)
         self.schedule = self._build_schedule(self.optimizer, model.config)
         self.ema = EMA(model, recipe.ema_decay) if recipe.ema_decay else None
@@ -422,30 +423,6 @@ class Training:
         }
 
     # ------------------------------------------------------------------------------------------------ small things
-
-    def _number_watch(self) -> NumberWatch:
-        skip, accelerator = self.recipe.on_nonfinite == "skip", self.accelerator
-        if skip and accelerator.distributed_type == DistributedType.DEEPSPEED:
-            raise ValueError(
-                "on_nonfinite=skip must be able to leave an update out, and DeepSpeed takes it with the gradient; "
-                "got DeepSpeed: set on_nonfinite=stop"
-            )
-        at_once, scaled = accelerator.device.type == "cpu", accelerator.scaler is not None
-        return NumberWatch(skip=skip, at_once=at_once, scaled=scaled, keep=self._keep_batch)
-
-    def _keep_batch(self, place: Update, found: dict[str, float | None]) -> str:
-        """Writes the batch of a refused update into the output folder; returns the file."""
-        file = self.output / f"nonfinite-{place.step:08d}.pt"
-        if self.accelerator.is_main_process:
-            data, accumulation = (
-                self.data_by_phase[place.phase - 1],
-                self.phases[place.phase - 1].recipe.batch.accumulation,
-            )
-            kept = replay(place, found, data, self.accelerator.num_processes * accumulation)
-            self.output.mkdir(parents=True, exist_ok=True)
-            torch.save(kept, file)
-        self.accelerator.wait_for_everyone()  # the first that leaves has its launcher stop the others
-        return str(file)
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
