@@ -52,6 +52,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_change_and_k
         training.run()
     now = {name: tensor for name, tensor in training.bare_model.state_dict().items() if name != "lm_head.weight"}
     saved = checkpoints.newest_complete(training.output / "checkpoints")[0]
+    assert saved is not None
     assert saved == step_folder(training.output, 3)
     assert all(torch.equal(tensor, now[name]) for name, tensor in load_file(saved / "model.safetensors").items())
     kept = torch.load(training.output / "nonfinite-00000004.pt", weights_only=True)
