@@ -37,7 +37,9 @@ from vaswani_transformer.evaluation.zero_shot import acceptability, answers, bes
 from vaswani_transformer.families import build_model, family_of
 from vaswani_transformer.finetune import finetune, load_data
 from vaswani_transformer.finetune_recipe import FinetuneRecipe
+from vaswani_transformer.number_watch import NumberWatch
 from vaswani_transformer.optim import EMA, build_optimizer, learning_rate
+from vaswani_transformer.progress import Progress
 from vaswani_transformer.recipe import BatchSection, OptimizerSection, Recipe, ScheduleSection, load_recipe
 from vaswani_transformer.run_log import RunLog
 from vaswani_transformer.train import train
@@ -181,6 +183,11 @@ class Scene:
 
 ids = torch.tensor
 rows = np.array
+
+
+def feed_nan(folder: Path) -> bool:
+    watch = NumberWatch(skip=False, at_once=True, scaled=False, keep=lambda update, found: str(folder))
+    return watch.passes(Progress(steps=1), torch.tensor([np.nan, 1.0]), None)
 
 
 def schedule(**values: Any) -> float:
@@ -914,6 +921,18 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     "an export into a folder in use": (
         lambda s: export_to_transformers(s.saved(), s.folder),
         "must be new or empty; got",
+    ),
+    "an unknown answer to a loss that is not finite": (
+        lambda s: s.recipe(on_nonfinite="ignore"),
+        "on_nonfinite must be one of stop, skip; got 'ignore'",
+    ),
+    "fewer than no restarts": (
+        lambda s: s.verb("train", "transformer-demo", "--max-restarts", "-1"),
+        "--max-restarts must be 0 or more; got -1",
+    ),
+    "a loss that is not finite": (
+        lambda s: feed_nan(s.folder),
+        r"loss must stay finite; got nan at step 1, whose batch is in .*on_nonfinite=skip",
     ),
     # Optimiser, checkpoints, log, scores.
     "an unknown optimiser": (

@@ -91,7 +91,7 @@ def _run(verb: str, words: list[str]) -> int:
     except (ValueError, OSError, ImportError) as error:  # OSError: a missing file, or a model the Hub does not know
         if os.environ.get("VASWANI_DEBUG") == "1":
             raise
-        return _complain(str(error) or type(error).__name__)
+        return _complain("; ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())]))
 
 
 def _complain(message: str) -> int:

@@ -18,6 +18,7 @@ class Progress:
         seconds: wall-clock time of all sittings.
         best: best value of `validate.best` so far, and its step.
         stale: validations since.
+        skipped: updates passed over because a number was not finite (`on_nonfinite`).
         validation: the last validation's numbers.
     """
 
@@ -32,4 +33,5 @@ class Progress:
     best: float | None = None
     best_step: int | None = None
     stale: int = 0
+    skipped: int = 0
     validation: dict[str, float] = field(default_factory=dict)

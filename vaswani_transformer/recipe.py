@@ -214,6 +214,9 @@ class Recipe:
         seed: of initialisation, dropout and data order.
         loader_workers: processes that make batches ahead; 0 makes them in the training process.
         log_every: updates between two lines of metrics.jsonl.
+        on_nonfinite: what an update does whose loss or gradient is not finite: "stop" the run, or "skip": it changes
+            nothing, and the run stops where more than ten updates, and more than one in a hundred, were such. Either
+            way its batch is kept in the output folder.
         save: see SaveSection.
         average_last: the final model is the mean of this many checkpoints (the paper: 5 for base, 20 for big).
         validate: see ValidateSection.
@@ -239,6 +242,7 @@ class Recipe:
     seed: int = 1
     loader_workers: int = 0
     log_every: int = 50
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     save: SaveSection = field(default_factory=SaveSection)
     average_last: int = 1
     validate: ValidateSection = field(default_factory=ValidateSection)

@@ -1,6 +1,7 @@
 """A run's output folder: whether a new run may have it, and the checkpoint from which an interrupted one goes on."""
 
 import logging
+import os
 from pathlib import Path
 
 from . import checkpoints
@@ -8,6 +9,23 @@ from . import checkpoints
 logger = logging.getLogger(__name__)
 
 RUN = "run.json"  # written last of all: where it is, the run is finished
+UNDER_WAY = "under-way"  # there while a run trains: a restarted process may go on in this folder
+RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "VASWANI_RESTART")  # set by the launchers, 0 the first time
+
+
+def starting_point(output: Path, *, resume: bool) -> Path | None:
+    """The checkpoint to go on from; None for a new run.
+
+    A process that its launcher has started again resumes without being told, but only where the first one had begun to
+    train: the launcher starts it again after a refusal too.
+
+    Raises:
+        ValueError: see `checkpoint_to_resume` and `check_unused`.
+    """
+    again = any(os.environ.get(name, "0") != "0" for name in RESTARTS)
+    if not again and os.environ.get("RANK", "0") == "0":
+        (output / UNDER_WAY).unlink(missing_ok=True)  # left by a run that its launcher gave up
+    return checkpoint_to_resume(output) if resume or (again and (output / UNDER_WAY).exists()) else check_unused(output)
 
 
 def checkpoint_to_resume(output: Path) -> Path | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from accelerate.utils import InitProcessGroupKwargs, gather_object, set_seed
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -22,12 +22,14 @@ from transformers import PreTrainedModel
 from . import checkpoints
 from .data.token_batches import EpochBatches
 from .families import build_model, checkpoint_activations, family_of
+from .number_watch import gradient_norm, watch_for
 from .optim import EMA, build_optimizer, build_schedule
+from .peers import GROUP_TIMEOUT, Peers
 from .phases import Phase, check_lengths, phase_at, phases_of, prepare_data, saved_phase
 from .progress import Progress
 from .random_state import random_state, set_random_state
 from .recipe import Recipe
-from .run_folder import RUN, check_unused, checkpoint_to_resume
+from .run_folder import RUN, UNDER_WAY, starting_point
 from .run_log import RunLog, environment, flops_per_token
 from .stop_requests import leave_stopping_to_the_parent, stop_requests
 
@@ -50,11 +52,13 @@ class Training:
 
     def __init__(self, recipe: Recipe, *, resume: bool = False) -> None:
         self.recipe, self.output = recipe, Path(recipe.output)
-        self.checkpoint = checkpoint_to_resume(self.output) if resume else check_unused(self.output)
+        self.checkpoint = starting_point(self.output, resume=resume)
         self.family = family_of(recipe.model, self.checkpoint)
         self._check_metrics()
-        self.accelerator = Accelerator(mixed_precision=PRECISIONS[recipe.precision])
+        waiting = InitProcessGroupKwargs(timeout=GROUP_TIMEOUT)
+        self.accelerator = Accelerator(mixed_precision=PRECISIONS[recipe.precision], kwargs_handlers=[waiting])
         _check_world(self.accelerator)
+        self.peers = Peers.of(self.accelerator)
         set_seed(recipe.seed)
         with self.accelerator.main_process_first():  # the others find its cache
             self.data_by_phase = prepare_data(self.family, recipe, checkpoint=self.checkpoint)
@@ -67,6 +71,7 @@ class Training:
         self.phases = phases_of(recipe, recipe.steps)
         self.phase = saved_phase(self.phases, self.progress.phase)
         self.data = self.data_by_phase[self.phase.number - 1]
+        self.watch = watch_for(recipe, self.accelerator, self.data_by_phase)
         self.optimizer = build_optimizer(model, recipe.optimizer)
         self.schedule = self._build_schedule(self.optimizer, model.config)
         self.ema = EMA(model, recipe.ema_decay) if recipe.ema_decay else None
@@ -158,6 +163,8 @@ class Training:
         recipe, progress = self.recipe, self.progress
         if self.accelerator.is_main_process:
             (self.output / RUN).unlink(missing_ok=True)  # of a finished run that is to go on for more steps
+            self.output.mkdir(parents=True, exist_ok=True)
+            (self.output / UNDER_WAY).touch()
         log = RunLog(
             self.output,
             total_steps=progress.steps,
@@ -167,9 +174,10 @@ class Training:
             start_step=progress.step,
         )
         saved_at, began = time.monotonic(), time.monotonic() - progress.seconds
-        with log, stop_requests() as stop:
+        with log, stop_requests() as stop, self.peers.named():
             for micro_batches, target_tokens, real_tokens in self.updates():
                 log.phase = progress.phase if len(self.phases) > 1 else None
+                skipped = progress.skipped
                 losses, grad_norm, rate = self.update(micro_batches, target_tokens)
                 progress.step += 1
                 progress.position += 1
@@ -178,9 +186,10 @@ class Training:
                 progress.seconds = time.monotonic() - began
                 stopping, minutes_over, progress.steps = self._agree(bool(stop), self._minutes_over(saved_at))
                 log.total_steps = progress.steps
-                log.train(progress.step, losses[0], losses[1], target_tokens, rate, grad_norm, real_tokens=real_tokens)
-                if progress.step % recipe.log_every == 0:
-                    self._check_finite(losses, "the loss")
+                if progress.skipped == skipped:
+                    log.train(
+                        progress.step, losses[0], losses[1], target_tokens, rate, grad_norm, real_tokens=real_tokens
+                    )
                 with log.paused():
                     if self._due(recipe.validate.every_steps):
                         log.validation(progress.step, self.validate())
@@ -247,20 +256,31 @@ class Training:
             target_tokens: targets of the update in all processes; the denominator of every micro batch's loss.
 
         Returns:
-            Loss and negative log-likelihood per target token [2], the gradient's norm where it is clipped, and the
+            Loss and negative log-likelihood per target token [2], the gradient's norm before clipping, and the
             learning rate that was used.
+
+        Raises:
+            ValueError: a number that is not finite, see `NumberWatch`.
         """
-        losses, grad_norm = self._gradients(micro_batches, target_tokens), None
-        if self.recipe.optimizer.max_grad_norm is not None:
-            grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_grad_norm)
+        losses = self._sum(self._gradients(micro_batches, target_tokens))
+        grad_norm = self._clip()
         rate = float(self.optimizer.param_groups[0]["lr"])
-        self.optimizer.step()
+        if self.watch.passes(self.progress, losses, grad_norm):
+            self.optimizer.step()
+            if not self.accelerator.optimizer_step_was_skipped:  # fp16 skips an update whose gradient overflowed
+                self.schedule.step()
+                if self.ema is not None:
+                    self.ema.update(self.bare_model)
         self.optimizer.zero_grad(set_to_none=True)
-        if not self.accelerator.optimizer_step_was_skipped:  # fp16 skips an update whose gradient overflowed
-            self.schedule.step()
-            if self.ema is not None:
-                self.ema.update(self.bare_model)
-        return self._sum(losses), grad_norm, rate
+        return losses, grad_norm, rate
+
+    def _clip(self) -> float | Tensor | None:
+        """Clips the gradient where the recipe asks for it; returns its norm before."""
+        if self.recipe.optimizer.max_grad_norm is not None:
+            return self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_grad_norm)
+        if self.accelerator.scaler is not None:
+            self.accelerator.unscale_gradients()
+        return gradient_norm(self.model.parameters())
 
     def _gradients(self, micro_batches: list[dict[str, Tensor]], target_tokens: int) -> Tensor:
         """Computes an update's gradients; returns this process's share of loss and negative log-likelihood [2]."""
@@ -320,6 +340,7 @@ class Training:
         Raises:
             ValueError: a weight is not finite; the earlier checkpoints stay as they are.
         """
+        self.watch.look(self.progress)
         self._check_finite(self.bare_model.parameters(), "every weight")
         states = gather_object([random_state()])
         weights = self.accelerator.get_state_dict(self.model)
@@ -371,6 +392,8 @@ class Training:
             self._write_model(self.output, weights)
             (self.output / RUN).write_text(json.dumps(self.summary(), indent=1) + "\n", encoding="utf-8")
         self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            (self.output / UNDER_WAY).unlink()
 
     def _average(self) -> None:
         """Loads the mean of the last checkpoints' weights into the model, section 6.1."""
@@ -434,15 +457,17 @@ class Training:
         return max(progress.step, min(recipe.steps, int(progress.step * 60.0 * recipe.minutes / seconds)))
 
     def _agree(self, stopping: bool, saving: bool) -> tuple[bool, bool, int]:
-        """The main process's answers, and its plan of steps, in every process; between two agreements of several GPUs
-        no to both, and the plan as it was.
+        """Whether any process is to stop, and the main one's wish to save and plan of steps, in every process; between
+        two agreements of several GPUs no to both, and the plan as it was.
         """
         answers = (stopping, saving, self._planned_steps())
         if self.accelerator.num_processes == 1:
             return answers
         if self.accelerator.device.type != "cpu" and self.progress.step % AGREE_EVERY:
             return False, False, self.progress.steps
-        return broadcast_object_list([answers])[0]
+        mine = answers if self.accelerator.is_main_process else (stopping, 0, 0)
+        stop, save, steps = self._sum(torch.tensor(mine, dtype=torch.float64, device=self.accelerator.device)).tolist()
+        return stop > 0, save > 0, int(steps)
 
 
 def train(recipe: Recipe, *, resume: bool = False) -> Path:
