@@ -218,8 +218,8 @@ class Zero(Split):
         """The float32 weights the optimiser keeps where the model's are rounded or split."""
         if self.stage < 3 and self.recipe.precision == "fp32":
             return dict(self.bare_model.state_dict())
+        from deepspeed import zero
         from deepspeed.utils import safe_get_full_fp32_param
-        from deepspeed.zero import GatheredParameters
 
         weights = {}
         main = self.accelerator.is_main_process
@@ -227,7 +227,7 @@ class Zero(Split):
             if parameter.requires_grad:
                 whole = safe_get_full_fp32_param(parameter)
             else:
-                with GatheredParameters([parameter]):
+                with zero.GatheredParameters([parameter]):
                     whole = parameter.detach().float().clone()
             if main:
                 weights[name] = whole.reshape(getattr(parameter, "ds_shape", parameter.shape)).cpu()
@@ -239,10 +239,10 @@ class Zero(Split):
         if self.stage < 3:
             super().load_weights(weights)
             return
-        from deepspeed.zero import GatheredParameters
+        from deepspeed import zero
 
         for name, parameter in self.bare_model.named_parameters():
-            with GatheredParameters([parameter], modifier_rank=0):
+            with zero.GatheredParameters([parameter], modifier_rank=0):
                 if self.accelerator.is_main_process:
                     parameter.data.copy_(weights[name])
 
