@@ -187,8 +187,14 @@ class Zero(Split):
 
     def __init__(self, accelerator: Accelerator, recipe: Recipe, accumulation: int) -> None:
         super().__init__(accelerator, recipe, accumulation)
-        self.stage = int(accelerator.state.deepspeed_plugin.zero_stage)
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        plugin = accelerator.state.deepspeed_plugin
+        self.stage = int(plugin.zero_stage)
         self.splits_weights = self.stage == 3
+        # Else from_pretrained splits the weights itself, and the optimiser cannot tell a matrix from a vector.
+        plugin.zero3_init_flag = False
+        unset_hf_deepspeed_config()
 
     def prepare(self, model: PreTrainedModel, optimizer: Optimizer) -> None:
         """Spreads model and optimiser over the processes."""
@@ -248,7 +254,11 @@ class Zero(Split):
 
     def save_shard(self, folder: Path) -> None:
         """DeepSpeed's own format: each process writes its part."""
-        self.model.save_checkpoint(str(folder / SHARDS), tag=TAG, save_latest=False)
+        try:
+            self.model.save_checkpoint(str(folder / SHARDS), tag=TAG, save_latest=False)
+        except Exception:
+            self.accelerator.wait_for_everyone()  # the barrier at whose end the others' saves wait
+            raise
 
     def _is_own(self, saved_by: Mapping[str, Any]) -> bool:
         return (saved_by["split"], saved_by["processes"]) == (self.split, self.accelerator.num_processes)
@@ -299,6 +309,23 @@ class FSDP2(Split):
     """PyTorch's fully_shard: weights, gradients and state are split by rows; saved by torch.distributed.checkpoint."""
 
     splits_weights = True
+
+    def prepare(self, model: PreTrainedModel, optimizer: Optimizer) -> None:
+        """Spreads model and optimiser over the processes, a unit a layer.
+
+        Accelerate wants every class of `_no_split_modules` in the model, ours name blocks of both norm orders. And it
+        makes a unit of embeddings and head, whose weight other modules of ours share: all of them must lie in the
+        outermost unit, so they are hidden from it meanwhile.
+        """
+        whole, embeddings = set(model._no_split_modules or ()), model.get_input_embeddings()
+        units = {type(one).__name__ for one in model.modules() if embeddings not in set(one.modules())}
+        self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(units & whole)
+        hidden: Any = model
+        hidden.get_input_embeddings = hidden.get_output_embeddings = lambda: None
+        try:
+            super().prepare(model, optimizer)
+        finally:
+            del hidden.get_input_embeddings, hidden.get_output_embeddings
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """As in Replicated."""

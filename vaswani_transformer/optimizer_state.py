@@ -31,7 +31,8 @@ class ZeroFolder(Mapping[str, dict[str, Tensor]]):
         return {"step": torch.tensor(self.updates, dtype=torch.float32), **state}
 
     def _read(self, name: str, key: str) -> Tensor:
-        return checkpoints.load_tensors(self.folder / name / f"{key}.pt")["param"]
+        found = checkpoints.load_tensors(self.folder / name / f"{key}.pt")
+        return found["param"] if isinstance(found, dict) else found  # stages 1 and 2, and stage 3
 
     def __iter__(self) -> Iterator[str]:
         return (path.parent.name for path in self.folder.glob("*/exp_avg.pt"))

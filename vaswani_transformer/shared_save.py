@@ -51,7 +51,7 @@ def save_together(accelerator: Accelerator, *, stage: Callable[[Write], Any], pa
         if folder is not None:
             try:
                 _write_parts(accelerator, part, Path(folder), mine)
-            except ValueError as problem:
+            except Exception as problem:  # raised below, after the main process's word
                 error = problem
     told = broadcast_object_list([None if error is None else f"{type(error).__name__}: {error}"])[0]
     if mine:
