@@ -1,9 +1,15 @@
 """Fine-tuning at toy size: every task learns, every loss is the same however the batch is split, what a run leaves."""
 
+import importlib.util
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -258,3 +264,34 @@ def test_a_question_answering_folder_answers(make):
     outputs = model.eval()(**encoded)
     start, end = int(outputs.start_logits.argmax()), int(outputs.end_logits.argmax())
     assert tokenizer.decode(encoded["input_ids"][0, start : end + 1]) == "paris"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_trainer_with_our_deepspeed_files_has_the_losses_and_rates_of_one_process(make, tmp_path, repository, stage):
+    if importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("needs the extra [deepspeed]")
+    changes = {"steps": 8, "optimizer": {"name": "adamw", "learning_rate": 0.001, "max_grad_norm": 1.0}}
+    alone, split = finetune(make("classification", "alone", **changes)), make("classification", "split", **changes)
+    (tmp_path / "recipe.json").write_text(json.dumps(split.to_dict()))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--use_deepspeed", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--dynamo_backend", "no", "--main_process_port", port]
+    command += ["--deepspeed_config_file", str(repository / "training" / "deepspeed" / f"zero{stage}.json")]
+    command += [str(repository / "tests" / "finetune_by_zero.py"), str(tmp_path / "recipe.json")]
+    environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
+    environment |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=580, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    ours, theirs = (
+        [
+            (record["loss"], record["learning_rate"])
+            for record in read_metrics(folder / "metrics.jsonl")
+            if record["kind"] == "train"
+        ]
+        for folder in (Path(split.output), alone)
+    )
+    assert len(ours) == 8
+    assert np.array(ours) == pytest.approx(np.array(theirs), abs=1e-4)

@@ -567,13 +567,6 @@ def test_two_processes_resume_to_the_very_same_weights(toy, tmp_path):
     assert identical(straight.output, halves.output)
 
 
-def test_processes_that_do_not_know_of_each_other_are_refused(toy, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("vaswani_transformer.train.Accelerator", lambda **_: type("Alone", (), {"num_processes": 1})())
-    with pytest.raises(ValueError, match="WORLD_SIZE=2 and 1 in Accelerate"):
-        Training(toy())
-
-
 def wait_for(file: Path, process: subprocess.Popen) -> None:
     end = time.monotonic() + 200
     while not file.exists():

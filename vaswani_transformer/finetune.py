@@ -210,6 +210,38 @@ class RunRecord(TrainerCallback):
         logger.info("%d/%d %s: %s", state.global_step, state.max_steps, kind, told)
 
 
+class RecipeTrainer(PartsTrainer):
+    """Trainer with the optimiser and schedule it is given; under DeepSpeed it would make its own, in silence."""
+
+    def __init__(self, *args: Any, optimizers: tuple[Any, Any], **kwargs: Any) -> None:
+        self.given = optimizers
+        super().__init__(*args, optimizers=optimizers, **kwargs)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The recipe's, once DeepSpeed has set it aside."""
+        if self.optimizer is None:
+            self.optimizer = self.given[0]
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The recipe's.
+
+        Raises:
+            ValueError: the optimiser was exchanged for another, which the schedule does not reach.
+        """
+        if self.lr_scheduler is None:
+            trained = optimizer or self.optimizer
+            while hasattr(trained, "optimizer"):
+                trained = trained.optimizer
+            if trained is not self.given[0]:
+                raise ValueError(
+                    "fine-tuning keeps the recipe's own optimiser; DeepSpeed exchanged it for "
+                    f"{type(trained).__name__}, as it does to offload: use training/deepspeed/zero3.json, without"
+                )
+            self.lr_scheduler = self.given[1]
+        return self.lr_scheduler
+
+
 def build_trainer(
     recipe: FinetuneRecipe, data: LabelledData, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> Trainer:
@@ -226,7 +258,7 @@ def build_trainer(
         optimizer, recipe.schedule, recipe.optimizer, d_model=model.config.hidden_size, steps=steps
     )
     validation = Features(module.features(data.validation, tokenizer)) if data.validation else None
-    trainer = PartsTrainer(
+    trainer = RecipeTrainer(
         model=model,
         args=training_arguments(recipe, steps=steps, validates=validation is not None),
         train_dataset=Features(module.features(data.train, tokenizer)),

@@ -4,16 +4,14 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, gather_object, set_seed
+from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -21,21 +19,24 @@ from transformers import PreTrainedModel
 
 from . import checkpoints
 from .data.token_batches import EpochBatches
+from .engines import OPTIMIZER, engine_for
 from .families import build_model, checkpoint_activations, family_of
-from .number_watch import gradient_norm, watch_for
+from .number_watch import watch_for
 from .optim import EMA, build_optimizer, build_schedule
-from .peers import GROUP_TIMEOUT, Peers
+from .peers import Peers
 from .phases import Phase, check_lengths, phase_at, phases_of, prepare_data, saved_phase
 from .progress import Progress
 from .random_state import random_state, set_random_state
 from .recipe import Recipe
 from .run_folder import RUN, UNDER_WAY, starting_point
 from .run_log import RunLog, environment, flops_per_token
+from .shared_save import save_together
 from .stop_requests import leave_stopping_to_the_parent, stop_requests
+from .world import describe_world, start_world
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+BEFORE_ENGINES = {"split": "one device", "processes": 1}  # of a checkpoint that does not say who wrote it
 AGREE_EVERY = 10  # updates; agreeing makes the CPU wait for the GPU
 
 
@@ -55,10 +56,10 @@ class Training:
         self.checkpoint = starting_point(self.output, resume=resume)
         self.family = family_of(recipe.model, self.checkpoint)
         self._check_metrics()
-        waiting = InitProcessGroupKwargs(timeout=GROUP_TIMEOUT)
-        self.accelerator = Accelerator(mixed_precision=PRECISIONS[recipe.precision], kwargs_handlers=[waiting])
-        _check_world(self.accelerator)
+        self.accelerator = start_world(recipe)
         self.peers = Peers.of(self.accelerator)
+        accumulation = max(one.batch.accumulation for one in recipe.by_phase())
+        self.engine = engine_for(self.accelerator, recipe, accumulation=accumulation)
         set_seed(recipe.seed)
         with self.accelerator.main_process_first():  # the others find its cache
             self.data_by_phase = prepare_data(self.family, recipe, checkpoint=self.checkpoint)
@@ -72,24 +73,25 @@ class Training:
         self.phase = saved_phase(self.phases, self.progress.phase)
         self.data = self.data_by_phase[self.phase.number - 1]
         self.watch = watch_for(recipe, self.accelerator, self.data_by_phase)
-        self.optimizer = build_optimizer(model, recipe.optimizer)
-        self.schedule = self._build_schedule(self.optimizer, model.config)
-        self.ema = EMA(model, recipe.ema_decay) if recipe.ema_decay else None
-        if self.checkpoint is not None:
-            self._load_state(self.checkpoint)
         if recipe.gradient_checkpointing:
             checkpoint_activations(model)
         if recipe.compile:
             model.compile(dynamic=True)
+        self.parameters = model.num_parameters()
         self.flops_per_token = flops_per_token(model, self.data.source_share)
-        self.bare_optimizer = self.optimizer
-        self.model, self.optimizer = self.accelerator.prepare(model, self.bare_optimizer)
+        self.engine.prepare(model, build_optimizer(model, recipe.optimizer))
+        self.model, self.optimizer = self.engine.model, self.engine.optimizer
+        self.schedule = self._build_schedule(self.engine.base, model.config)
+        self.ema = EMA(self.bare_model, recipe.ema_decay) if recipe.ema_decay else None
+        self.averaged: dict[str, Tensor] | None = None  # the last checkpoints' mean, at the end
+        if self.checkpoint is not None:
+            self._load_state(self.checkpoint)
         self._set_random_state()
 
     @property
     def bare_model(self) -> PreTrainedModel:
         """The model without the wrappers of data parallelism."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return self.engine.bare_model
 
     # ------------------------------------------------------------------------------------------------ preparation
 
@@ -116,14 +118,11 @@ class Training:
 
     def _load_state(self, checkpoint: Path) -> None:
         """Takes optimiser, schedule and average from the checkpoint; weights and progress are there already."""
-        saved = checkpoints.load_tensors(checkpoint / "optimizer.pt")
-        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.schedule.load_state_dict(saved["schedule"])
-        for group, setting in zip(self.optimizer.param_groups, settings, strict=True):  # the recipe's, if it changed
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.engine.base.param_groups]
+        self.engine.load(checkpoint, checkpoints.read_state(checkpoint).get("engine", BEFORE_ENGINES))
+        self.schedule.load_state_dict(checkpoints.load_tensors(checkpoint / OPTIMIZER)["schedule"])
+        for group, setting in zip(self.engine.base.param_groups, settings, strict=True):  # the recipe's, if it changed
             group.update(setting, lr=self.schedule.lr_lambdas[0](self.schedule.last_epoch))
-        if self.accelerator.scaler is not None and "scaler" in saved:
-            self.accelerator.scaler.load_state_dict(saved["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(checkpoints.load_tensors(checkpoint / "ema.pt"))
         logger.info("going on from %s", checkpoint)
@@ -238,7 +237,7 @@ class Training:
         progress.best = progress.best_step = None
         progress.stale = 0
         if phase.starts_schedule:
-            self.schedule = self._build_schedule(self.bare_optimizer, self.bare_model.config)
+            self.schedule = self._build_schedule(self.engine.base, self.bare_model.config)
         logger.info("phase %d of %d, updates %d to %d", phase.number, len(self.phases), phase.start + 1, phase.end)
 
     def _epoch_batches(self, epoch: int) -> EpochBatches:
@@ -263,10 +262,10 @@ class Training:
             ValueError: a number that is not finite, see `NumberWatch`.
         """
         losses = self._sum(self._gradients(micro_batches, target_tokens))
-        grad_norm = self._clip()
-        rate = float(self.optimizer.param_groups[0]["lr"])
+        rate = float(self.engine.base.param_groups[0]["lr"])
+        grad_norm = self.engine.clip()
         if self.watch.passes(self.progress, losses, grad_norm):
-            self.optimizer.step()
+            grad_norm = self.engine.step(grad_norm)
             if not self.accelerator.optimizer_step_was_skipped:  # fp16 skips an update whose gradient overflowed
                 self.schedule.step()
                 if self.ema is not None:
@@ -274,24 +273,14 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         return losses, grad_norm, rate
 
-    def _clip(self) -> float | Tensor | None:
-        """Clips the gradient where the recipe asks for it; returns its norm before."""
-        if self.recipe.optimizer.max_grad_norm is not None:
-            return self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_grad_norm)
-        if self.accelerator.scaler is not None:
-            self.accelerator.unscale_gradients()
-        return gradient_norm(self.model.parameters())
-
     def _gradients(self, micro_batches: list[dict[str, Tensor]], target_tokens: int) -> Tensor:
         """Computes an update's gradients; returns this process's share of loss and negative log-likelihood [2]."""
         self.model.train()
         losses = torch.zeros(2, device=self.accelerator.device)
         for number, batch in enumerate(micro_batches, 1):
-            last = number == len(micro_batches)
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with self.engine.micro_batch(last=number == len(micro_batches)):
                 outputs = self.model(**self._to_device(batch), num_items_in_batch=target_tokens)
-                # Data parallelism takes the mean of the processes' gradients; a sum of losses needs their sum.
-                self.accelerator.backward(outputs.loss * self.accelerator.num_processes)
+                self.engine.backward(outputs.loss)
             losses += torch.stack((outputs.loss.detach(), outputs.nll_loss.detach()))
         return losses
 
@@ -319,12 +308,14 @@ class Training:
     def _validation_loss(self) -> dict[str, float]:
         self.model.eval()
         sums = torch.zeros(3, dtype=torch.float64, device=self.accelerator.device)
-        batches = self.data.validation_batches()
-        for indices in batches[self.accelerator.process_index :: self.accelerator.num_processes]:
-            batch = self._to_device(self.data.validation_micro_batch(indices))
+        batches, world = self.data.validation_batches(), self.accelerator.num_processes
+        rounds = -(-len(batches) // world)  # as many forwards on every process: split weights are gathered by all
+        for number in range(self.accelerator.process_index, rounds * world, world):
+            batch = self._to_device(self.data.validation_micro_batch(batches[min(number, len(batches) - 1)]))
             outputs = self.bare_model(**batch, num_items_in_batch=1, return_logits=False)
             targets = batch["shift_labels"] if "shift_labels" in batch else batch["labels"]
-            sums += torch.stack((outputs.loss, outputs.nll_loss, targets.ne(-100).sum())).double()
+            if number < len(batches):
+                sums += torch.stack((outputs.loss, outputs.nll_loss, targets.ne(-100).sum())).double()
         loss, nll, tokens = self._sum(sums).tolist()
         return {"loss": loss / tokens, "nll": nll / tokens, "perplexity": math.exp(min(nll / tokens, 700.0))}
 
@@ -341,35 +332,37 @@ class Training:
             ValueError: a weight is not finite; the earlier checkpoints stay as they are.
         """
         self.watch.look(self.progress)
-        self._check_finite(self.bare_model.parameters(), "every weight")
         states = gather_object([random_state()])
-        weights = self.accelerator.get_state_dict(self.model)
+        weights = self.engine.weights()
 
-        def write(folder: Path) -> None:
+        def rest(folder: Path) -> None:
+            self._check_finite(weights.values(), "every weight")
             self._write_model(folder, weights)
-            state = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
-            if self.accelerator.scaler is not None:
-                state["scaler"] = self.accelerator.scaler.state_dict()
-            torch.save(state, folder / "optimizer.pt")
+            torch.save(self.engine.state_dict() | {"schedule": self.schedule.state_dict()}, folder / OPTIMIZER)
             torch.save(states, folder / "random.pt")
             if self.ema is not None:
                 torch.save(self.ema.state_dict(), folder / "ema.pt")
             state = {"progress": dataclasses.asdict(self.progress), "recipe": self.recipe.to_dict()}
-            checkpoints.write_state(folder, state | {"data": self.fingerprint})
+            state |= {"data": self.fingerprint, "engine": self.engine.description()}
+            checkpoints.write_state(folder, state)
 
-        if self.accelerator.is_main_process:
+        def stage(write: Callable[[Path], None]) -> None:
             keep = self.recipe.save.keep
             checkpoints.save_checkpoint(self.output / "checkpoints", self.progress.step, write=write, keep=keep)
-        self.accelerator.wait_for_everyone()
+
+        save_together(self.accelerator, stage=stage, part=self.engine.save_shard, rest=rest)
 
     def _write_best(self) -> None:
-        weights = self.accelerator.get_state_dict(self.model)
+        weights = self._final_weights()
         if self.accelerator.is_main_process:
 
             def write(folder: Path) -> None:
                 self._write_model(folder, weights)
 
             checkpoints.replace_folder(self.output / "best", write=write, step=self.progress.step)
+
+    def _final_weights(self) -> dict[str, Tensor]:
+        return self.engine.weights() if self.averaged is None else self.averaged
 
     def _write_model(self, folder: Path, weights: Mapping[str, Any]) -> None:
         self.bare_model.save_pretrained(folder, state_dict=dict(weights))  # it empties the dictionary it is given
@@ -387,7 +380,7 @@ class Training:
             self._average()
         if self.data.validation_batches():
             log.validation(self.progress.step, self.validate())
-        weights = self.accelerator.get_state_dict(self.model)
+        weights = self._final_weights()
         if self.accelerator.is_main_process:
             self._write_model(self.output, weights)
             (self.output / RUN).write_text(json.dumps(self.summary(), indent=1) + "\n", encoding="utf-8")
@@ -402,7 +395,8 @@ class Training:
             checkpoints.average_checkpoints(last, self.output)
         self.accelerator.wait_for_everyone()
         averaged = self.family.model.from_pretrained(self.output, dtype=torch.float32)
-        self.bare_model.load_state_dict(averaged.state_dict())
+        self.averaged = dict(averaged.state_dict())
+        self.engine.load_weights(self.averaged)
 
     def summary(self) -> dict[str, Any]:
         """What `run.json` holds: the resolved recipe, the data, the machine and the results."""
@@ -413,9 +407,10 @@ class Training:
                 {"start": phase.start, "end": phase.end, "counts": data.counts}
                 for phase, data in zip(self.phases, self.data_by_phase, strict=True)
             ],
-            "parameters": self.bare_model.num_parameters(),
+            "parameters": self.parameters,
             "training_flops": self.flops_per_token * self.progress.real_tokens,
             "processes": self.accelerator.num_processes,
+            "world": describe_world(self.accelerator, self.recipe),
             "environment": environment(),
             "results": dataclasses.asdict(self.progress),
         }
@@ -485,13 +480,3 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
     return Training(recipe, resume=resume).run()
-
-
-def _check_world(accelerator: Accelerator) -> None:
-    """Some launchers start several processes that never hear of each other: each would train, and save, alone."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != world:
-        raise ValueError(
-            f"the processes started must train together; got WORLD_SIZE={world} and {accelerator.num_processes} in "
-            "Accelerate: on CPUs set ACCELERATE_USE_CPU=1 and launch with `accelerate launch --multi_gpu`"
-        )
