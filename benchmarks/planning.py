@@ -29,7 +29,7 @@ TOY_TRANSFORMER = {"num_encoder_layers": 1, "num_decoder_layers": 1, "d_model": 
 MODELS: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "gpt": ("gpt3-125m", {"attention_dropout": 0.0}, 2, 512),
     "bert": ("base", {"num_hidden_layers": 16, "attention_probs_dropout_prob": 0.0}, 8, 128),
-    "transformer": ("big", {"vocab_size": 8000}, 24, 32),
+    "transformer": ("big", {"vocab_size": 8000}, 64, 32),
 }
 
 

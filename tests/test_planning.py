@@ -56,7 +56,8 @@ TOY_GPT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, 
 
 
 def toy(gpus: int = 1, *, flops: float | None = None, price: float | None = None, **changes: Any) -> planning.Plan:
-    return plan(recipe("gpt", **{"fields": TOY_GPT} | changes), gpus=gpus, memory=GB, flops_per_gpu=flops, price=price)
+    fields = changes.pop("fields", TOY_GPT)
+    return plan(recipe("gpt", fields=fields, **changes), gpus=gpus, memory=GB, flops_per_gpu=flops, price=price)
 
 
 @pytest.fixture
@@ -147,6 +148,7 @@ def test_hours_and_dollars_follow_from_the_speed_of_a_gpu_and_its_price(untraced
     assert found.tokens == 10 * 4 * 16
     assert found.flops == found.tokens * multiplied
     assert found.hours == pytest.approx(found.flops / 2000 / 3600)
+    assert found.hours is not None
     assert found.dollars == pytest.approx(found.hours * 2 * 3)
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from vaswani_transformer.sharding import STRATEGIES, Sizes
 
 # That of zero_bytes.py, which imports DeepSpeed. One tensor is large enough for ZeRO-3 to take it apart; the sizes are
 # odd, so that two processes cannot share them evenly.
-TOY = {"vocab_size": 3001, "hidden_size": 45, "num_hidden_layers": 2, "num_attention_heads": 3}
+TOY: dict[str, Any] = {"vocab_size": 3001, "hidden_size": 45, "num_hidden_layers": 2, "num_attention_heads": 3}
 TOY |= {"max_position_embeddings": 16}
 BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}
 

@@ -41,8 +41,8 @@ def asked_of_the_allocator(model: PreTrainedModel, batch: dict[str, Any], *, aut
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             loss = model(**batch).loss
         loss.backward()
-    assert seen.profiler is not None
-    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    profiler: Any = seen.profiler
+    events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
     now = peak = 0
     for event in sorted(events, key=lambda one: one.start_ns()):
         now += event.nbytes()

@@ -47,7 +47,7 @@ def bytes_held(engine: Any, stage: int) -> dict[str, int]:
     }
 
 
-def train(sizes: dict[str, int], stage: int, half: bool) -> dict[str, int]:
+def train(sizes: dict[str, Any], stage: int, half: bool) -> dict[str, int]:
     """An update of the toy and half of the next; what was held then."""
     model = VaswaniGPTForCausalLM(VaswaniGPTConfig(**sizes))
     optimizer = build_optimizer(model, OptimizerSection(name="adamw", learning_rate=1e-3))
@@ -67,7 +67,7 @@ def train(sizes: dict[str, int], stage: int, half: bool) -> dict[str, int]:
     return bytes_held(engine, stage)
 
 
-def main(sizes: dict[str, int], folder: Path) -> None:
+def main(sizes: dict[str, Any], folder: Path) -> None:
     """Every stage and precision, one after another: importing DeepSpeed takes longer than all of them."""
     deepspeed.init_distributed("gloo")
     found = {

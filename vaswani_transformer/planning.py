@@ -262,9 +262,14 @@ def _rows(
             checkpoint_activations(model)
         return model
 
-    asked = {"rows": largest.rows, "length": largest.length}
-    asked |= {"predictions": largest.predictions, "documents": largest.documents}
-    batch = example_batch(family, config, **asked)
+    batch = example_batch(
+        family,
+        config,
+        rows=largest.rows,
+        length=largest.length,
+        predictions=largest.predictions,
+        documents=largest.documents,
+    )
     found: dict[Precision, int] = {}
     rows = []
     for strategy in STRATEGIES:
