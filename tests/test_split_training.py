@@ -37,7 +37,7 @@ NO_DROPOUT = {
     "gpt": {"hidden_dropout": 0.0, "embedding_dropout": 0.0, "attention_dropout": 0.0},
 }
 TOKENIZERS = {
-    "transformer": {"kind": "bpe", "vocab_size": 60},
+    "transformer": {"kind": "bpe", "vocab_size": 300},
     "bert": {"kind": "wordpiece", "vocab_size": 60},
     "gpt": {"kind": "byte-bpe", "vocab_size": 290},
 }

@@ -336,6 +336,11 @@ class FSDP2(Split):
         finally:
             del hidden.get_input_embeddings, hidden.get_output_embeddings
 
+    def weights(self) -> dict[str, Tensor]:
+        """As in Replicated, a tied weight once."""
+        names = {name for name, _ in (*self.bare_model.named_parameters(), *self.bare_model.named_buffers())}
+        return {name: tensor for name, tensor in super().weights().items() if name in names}
+
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """As in Replicated."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
