@@ -24,7 +24,7 @@ from .data.token_batches import EpochBatches
 from .families import build_model, family_of
 from .number_watch import gradient_norm, watch_for
 from .optim import EMA, build_optimizer, build_schedule
-from .peers import GROUP_TIMEOUT, Peers
+from .peers import MEETING, Peers
 from .phases import Phase, check_lengths, phase_at, phases_of, prepare_data, saved_phase
 from .progress import Progress
 from .random_state import random_state, set_random_state
@@ -55,7 +55,7 @@ class Training:
         self.checkpoint = starting_point(self.output, resume=resume)
         self.family = family_of(recipe.model, self.checkpoint)
         self._check_metrics()
-        waiting = InitProcessGroupKwargs(timeout=GROUP_TIMEOUT)
+        waiting = InitProcessGroupKwargs(timeout=MEETING)
         self.accelerator = Accelerator(mixed_precision=PRECISIONS[recipe.precision], kwargs_handlers=[waiting])
         _check_world(self.accelerator)
         self.peers = Peers.of(self.accelerator)
