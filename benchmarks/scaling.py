@@ -163,8 +163,11 @@ class Turns:
 
     def close(self) -> None:
         """Lets them end."""
+        for process in self.processes:  # all told before one is waited for: they end together
+            assert process.stdin is not None
+            process.stdin.close()
         for process in self.processes:
-            process.communicate()
+            process.wait()
 
 
 def take_turns(updates: int, folder: str) -> None:

@@ -1,5 +1,6 @@
 """Processes that fall silent: who is named, by whom, and what is no silence."""
 
+import contextlib
 import threading
 import time
 
@@ -21,7 +22,8 @@ class Watching(Peers):
     def _leave(self, lost: str) -> None:
         self.words = lost
         if self.rank == 0:
-            self.store.set(LOST, lost)
+            with contextlib.suppress(RuntimeError):  # the store itself may be what is lost
+                self.store.set(LOST, lost)
         self._over.set()
         self.left.set()
 

@@ -194,7 +194,7 @@ class Zero(Split):
         super().__init__(accelerator, recipe, accumulation)
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-        plugin = accelerator.state.deepspeed_plugin
+        plugin: Any = accelerator.state.deepspeed_plugin
         self.stage = int(plugin.zero_stage)
         self.splits_weights = self.stage == 3
         # Else from_pretrained splits the weights itself, and the optimiser cannot tell a matrix from a vector.
@@ -203,7 +203,8 @@ class Zero(Split):
 
     def prepare(self, model: PreTrainedModel, optimizer: Optimizer) -> None:
         """Spreads model and optimiser over the processes."""
-        config = self.accelerator.state.deepspeed_plugin.deepspeed_config
+        plugin: Any = self.accelerator.state.deepspeed_plugin
+        config = plugin.deepspeed_config
         config["train_micro_batch_size_per_gpu"] = 1  # else Accelerate looks for a DataLoader; nothing is scaled by it
         config["gradient_accumulation_steps"] = self.accelerator.gradient_accumulation_steps = self.accumulation
         config["train_batch_size"] = self.accumulation * self.accelerator.num_processes
@@ -233,8 +234,8 @@ class Zero(Split):
         """The float32 weights the optimiser keeps where the model's are rounded or split."""
         if self.stage < 3 and self.recipe.precision == "fp32":
             return dict(self.bare_model.state_dict())
-        from deepspeed import zero
-        from deepspeed.utils import safe_get_full_fp32_param
+        from deepspeed import zero  # pyright: ignore[reportMissingImports]
+        from deepspeed.utils import safe_get_full_fp32_param  # pyright: ignore[reportMissingImports]
 
         weights = {}
         main = self.accelerator.is_main_process
@@ -254,7 +255,7 @@ class Zero(Split):
         if self.stage < 3:
             super().load_weights(weights)
             return
-        from deepspeed import zero
+        from deepspeed import zero  # pyright: ignore[reportMissingImports]
 
         for name, parameter in self.bare_model.named_parameters():
             with zero.GatheredParameters([parameter], modifier_rank=0):
@@ -304,7 +305,7 @@ class Zero(Split):
                 mine = self.base.state[flat[part.param_group_index]][key].narrow(0, here.start, here.numel)
                 mine.copy_(whole.flatten().narrow(0, there.start, there.numel))
             return
-        from deepspeed.utils import safe_get_local_optimizer_state, safe_set_local_optimizer_state
+        from deepspeed.utils import safe_get_local_optimizer_state, safe_set_local_optimizer_state  # pyright: ignore[reportMissingImports]
 
         size = safe_get_local_optimizer_state(parameter, key).numel()
         first = size * self.accelerator.process_index
@@ -328,7 +329,8 @@ class FSDP2(Split):
         """
         whole, embeddings = set(model._no_split_modules or ()), model.get_input_embeddings()
         units = {type(one).__name__ for one in model.modules() if embeddings not in set(one.modules())}
-        self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(units & whole)
+        plugin: Any = self.accelerator.state.fsdp_plugin
+        plugin.transformer_cls_names_to_wrap = sorted(units & whole)
         hidden: Any = model
         hidden.get_input_embeddings = hidden.get_output_embeddings = lambda: None
         try:

@@ -18,13 +18,15 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch.distributed import PrefixStore, TCPStore
+from torch.distributed.distributed_c10d import _set_pg_timeout  # no public name for it yet
 
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
 LOST_SECONDS = 20.0  # without a sign of life; a launcher that stops its processes kills them after 30
 ROLL_CALL_SECONDS = 5.0
-GROUP_TIMEOUT = timedelta(hours=6)  # of collectives: one process may tokenise for hours while the others wait
+MEETING = timedelta(minutes=3)  # for the processes to find each other: no beat watches that yet
+GROUP_TIMEOUT = timedelta(hours=6)  # of collectives then: one process may tokenise for hours while the others wait
 LOST = "lost"
 WAY_OUT = "--resume goes on from the last checkpoint; `accelerate launch --max_restarts N` does so by itself"
 
@@ -66,6 +68,7 @@ class Peers:
         if rank == 0:
             store.set(LOST, "")
         accelerator.wait_for_everyone()
+        _set_pg_timeout(GROUP_TIMEOUT)
         return cls(rank, world, store)
 
     @contextmanager
@@ -94,9 +97,9 @@ class Peers:
             try:
                 self.store.set(str(self.rank), str(count))
                 told, *beats = self.store.multi_get([LOST, *map(str, ranks)])
-            except RuntimeError as error:  # told by the judge, if it stays so
-                self._trouble = f" ({error})"
-                continue
+            except RuntimeError as error:  # for good: a TCPStore does not connect again; the judge tells it
+                self._trouble = f" ({str(error).splitlines()[0]})"
+                return
             self._answered, self._told = time.monotonic(), told.decode()
             for rank, beat in zip(ranks, beats, strict=True):
                 if rank not in self._heard or self._heard[rank][0] != beat:

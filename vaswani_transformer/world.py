@@ -16,7 +16,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, is_deepspeed_available
 
-from .peers import GROUP_TIMEOUT
+from .peers import MEETING
 from .recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def start_world(recipe: Recipe) -> Accelerator:
             process where more were asked, a precision that the launcher contradicts. Each says what to call instead.
     """
     _check_asked(recipe)
-    group = InitProcessGroupKwargs(timeout=GROUP_TIMEOUT)
+    group = InitProcessGroupKwargs(timeout=MEETING)
     if _flag("ACCELERATE_USE_DEEPSPEED") and not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         group.backend = "gloo"  # without it: one process each, in silence
@@ -66,7 +66,8 @@ def describe_world(accelerator: Accelerator, recipe: Recipe) -> str:
 def split_of(accelerator: Accelerator) -> str:
     """How the model lies on the processes: "one device", "data parallel", "zero1" to "zero3" or "fsdp2"."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        return f"zero{accelerator.state.deepspeed_plugin.zero_stage}"
+        plugin: Any = accelerator.state.deepspeed_plugin
+        return f"zero{plugin.zero_stage}"
     if accelerator.distributed_type == DistributedType.FSDP:
         return "fsdp2"
     return "data parallel" if accelerator.num_processes > 1 else "one device"
@@ -121,7 +122,8 @@ def _check_got(accelerator: Accelerator, recipe: Recipe) -> None:
             "ZeRO-3 instead"
         )
     if kind == DistributedType.DEEPSPEED:
-        _check_zero(accelerator.state.deepspeed_plugin.deepspeed_config, recipe)
+        plugin: Any = accelerator.state.deepspeed_plugin
+        _check_zero(plugin.deepspeed_config, recipe)
 
 
 def _check_zero(config: dict[str, Any], recipe: Recipe) -> None:

@@ -109,8 +109,9 @@ def test_a_callers_field_is_checked_when_a_saved_model_is_loaded(tmp_path, field
 
 def test_a_callers_fields_replace_the_saved_ones_under_any_name(tmp_path) -> None:
     Config(hidden_size=8, num_hidden_layers=3, num_attention_heads=2).save_pretrained(tmp_path)
-    given = {"n_layer": 1, "resid_pdrop": 0.3, "hidden_act": "gelu_new", "num_labels": 5, "mine": 1}
-    config, unused = Config.from_pretrained(tmp_path, return_unused_kwargs=True, **given)
+    given: Any = {"n_layer": 1, "resid_pdrop": 0.3, "hidden_act": "gelu_new", "num_labels": 5, "mine": 1}
+    found: Any = Config.from_pretrained(tmp_path, return_unused_kwargs=True, **given)
+    config, unused = found
     got = (config.layer_types, config.hidden_dropout, config.hidden_act, config.num_labels)
     assert got == (["full_attention"], 0.3, "gelu_pytorch_tanh", 5)
     assert unused == {"mine": 1}

@@ -166,7 +166,8 @@ def test_choices_are_those_of_the_double_heads(loaded, texts) -> None:
 
 
 def test_a_folder_with_its_embeddings_as_output_matrix_alone_loads_right_or_not_at_all(tmp_path) -> None:
-    peer = transformers.OpenAIGPTDoubleHeadsModel(OpenAIGPTConfig(**SIZES, num_labels=1))
+    fields: Any = {**SIZES, "num_labels": 1}
+    peer = transformers.OpenAIGPTDoubleHeadsModel(OpenAIGPTConfig(**fields))
     peer.save_pretrained(tmp_path)
     for name, options in (("CausalLM", {}), ("MultipleChoice", {"lm_loss_weight": 0.5})):
         model = getattr(vaswani_transformer, f"VaswaniGPTFor{name}").from_pretrained(tmp_path, **options)

@@ -106,7 +106,8 @@ class VaswaniGPTPreTrainedModel(PreTrainedModel):
             ValueError: a folder without the word embeddings: transformers' OpenAIGPTDoubleHeadsModel saves them as the
                 output matrix alone, which only a model with such a matrix finds.
         """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        found: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = found
         table = [name for name in info["missing_keys"] if name.endswith("wte.weight")]
         if table and "lm_head.weight" in info["unexpected_keys"]:
             raise ValueError(
