@@ -54,8 +54,8 @@ def test_a_deepspeed_file_leaves_to_the_recipe_what_the_recipe_says(path):
 @pytest.mark.parametrize("path", DEEPSPEED, ids=lambda path: path.stem)
 def test_deepspeed_knows_every_name_of_its_files(path):
     pytest.importorskip("deepspeed", reason="needs the extra [deepspeed]")
-    from deepspeed.runtime import config, constants
-    from deepspeed.runtime.zero.config import ZERO_OPTIMIZATION, DeepSpeedZeroConfig
+    from deepspeed.runtime import config, constants  # pyright: ignore[reportMissingImports]
+    from deepspeed.runtime.zero.config import ZERO_OPTIMIZATION, DeepSpeedZeroConfig  # pyright: ignore
 
     values = json.loads(path.read_text())
     known = {value for module in (config, constants) for value in vars(module).values() if isinstance(value, str)}

@@ -89,7 +89,8 @@ class Replicated:
 
     def weights(self) -> dict[str, Tensor]:
         """All weights, whole, in float32, on the main process (maybe on others too). Every process must call it."""
-        return dict(self.accelerator.get_state_dict(self.model))
+        weights: Any = self.accelerator.get_state_dict(self.model)
+        return dict(weights)
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Overwrites the model's weights; the optimiser's own copies, where it has them, stay as they are."""

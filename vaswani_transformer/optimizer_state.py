@@ -88,7 +88,8 @@ def named_state(
                 _convert(checkpoint, saved_by["split"], Path(folder))
             except Exception as problem:  # told on every process, below
                 error = f"{type(problem).__name__}: {problem}"
-        folder, error = broadcast_object_list([folder, error])
+        told: Any = broadcast_object_list([folder, error])
+        folder, error = told
         if error is not None:
             raise ValueError(
                 f"the optimiser's state of {checkpoint} cannot be put together for another split: {error}. Resume on "
@@ -108,7 +109,7 @@ def _convert(checkpoint: Path, split: str, out: Path) -> None:
 
         dcp_to_torch_save(checkpoint / "shards", out / "whole.pt")
         return
-    from deepspeed.checkpoint.ds_to_universal import main as to_universal
+    from deepspeed.checkpoint.ds_to_universal import main as to_universal  # pyright: ignore[reportMissingImports]
 
     settings = argparse.Namespace(
         input_folder=str(checkpoint / "shards" / "state"),
