@@ -104,6 +104,19 @@ def test_what_was_exported_comes_in_again_bit_for_bit(tmp_path, family, head, fi
         assert torch.equal(value, weights[name]), name
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("order", ["pre", "post"])
+def test_a_classifier_trained_with_the_language_models_loss_goes_out_without_its_output_matrix(tmp_path, order, tied):
+    fields: dict[str, Any] = {"norm_order": order, "lm_loss_weight": 0.5, "tie_word_embeddings": tied}
+    model = made("GPT", "ForSequenceClassification", **fields)
+    out = export_to_transformers(saved(model, tmp_path / "ours"), tmp_path / "theirs")
+    theirs, told = their_class(out).from_pretrained(out, output_loading_info=True)
+    assert not told["missing_keys"] | told["unexpected_keys"], told
+    ids = torch.randint(0, 300, (1, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs.eval()(ids).logits, model(ids).logits, rtol=0, atol=1e-5)
+
+
 def test_a_square_weight_is_transposed_once_out_and_once_in(tmp_path):
     model = made("GPT", "ForCausalLM", norm_order="pre", intermediate_size=16)
     out = export_to_transformers(saved(model, tmp_path / "ours"), tmp_path / "theirs")

@@ -51,8 +51,9 @@ def export_to_transformers(source: str | Path, out: str | Path) -> Path:
     The weights are bit-identical, in the precision they had; tokenizer and generation settings come along. GPT with
     norms before the sub-layers is GPT-2, with norms after them GPT-1.
 
-    Departures that are not in the weights: transformers' classifiers of texts have no dropout before them, its spans
-    may start in padding, and its plain `forward` counts padding on the left as positions (`generate` does not).
+    Departures that are not in the weights: transformers' classifiers of texts have no dropout before them and no
+    language model's loss beside theirs, its spans may start in padding, and its plain `forward` counts padding on the
+    left as positions (`generate` does not).
 
     Args:
         source: a folder of ours, or a name on the Hub.
@@ -121,7 +122,10 @@ def plain_model(model: PreTrainedModel) -> Any:
     head = type(model).__name__.removeprefix("VaswaniGPT")
     if head not in HEADS[kind]:
         raise ValueError(f"transformers' {kind} must have the head; got {head}, it has {', '.join(HEADS[kind])}")
-    weights = openai_state(model.state_dict(), heads=config.num_attention_heads, gpt1=kind == "openai-gpt")
+    state = model.state_dict()
+    if head != "ForCausalLM":
+        state.pop("lm_head.weight", None)  # of the loss beside a task's (lm_loss_weight), which theirs does not have
+    weights = openai_state(state, heads=config.num_attention_heads, gpt1=kind == "openai-gpt")
     return _filled(PREFIXES[kind] + HEADS[kind][head], _openai_config(config, kind), weights, model.dtype)
 
 
