@@ -70,10 +70,13 @@ def prompt_ids(
 ) -> list[int]:
     """Returns the tokens of a prompt; an empty one is the token that starts a text.
 
+    What the tokenizer puts before a text stays, Llama's bos for one; what it puts behind one, an eos or the extract
+    token of a fine-tuned GPT, goes: the text is to go on.
+
     Raises:
         ValueError: no token and none that starts a text, or no room for the new tokens behind it.
     """
-    ids: Any = tokenizer(prompt, verbose=False)["input_ids"]
+    ids = _open_ended(tokenizer, prompt)
     if not ids:
         start = start_token(model, tokenizer)
         if start is None:
@@ -89,6 +92,18 @@ def prompt_ids(
             f"max_new_tokens={new_tokens}: shorten the prompt or ask for fewer new tokens"
         )
     return ids
+
+
+def _open_ended(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The tokens of a text and of what the tokenizer puts before it."""
+
+    def tokens(of: str, special: bool) -> list[int]:
+        found: Any = tokenizer(of, add_special_tokens=special, verbose=False)["input_ids"]
+        return found
+
+    letter, whole = tokens("a", False), tokens("a", True)
+    before = next((place for place in range(len(whole)) if whole[place : place + len(letter)] == letter), 0)
+    return tokens(text, True)[: before + len(tokens(text, False))]
 
 
 def padding_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
