@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, OpenAIGPTTokenizer, PreTrain
 from transformers.utils import cached_file
 
 from .. import models
+from ..data.gpt_inputs import template
 from ..models import VaswaniBertConfig, VaswaniGPTConfig, VaswaniGPTTokenizer, VaswaniTransformerConfig
 from ..models.configuration_gpt import TANH_GELU
 from ..models.pretrained_gpt import RENAMED, TRANSPOSED
@@ -197,10 +198,33 @@ def _save_tokenizer(tokenizer: Any, out: Path) -> None:
             "transformers has no tokenizer of 2018: OpenAIGPTTokenizer goes along, which gives other tokens for "
             "contractions, accents, curly quotes, ellipses and newlines than the model has learnt"
         )
-        with tempfile.TemporaryDirectory() as folder:
-            tokenizer.save_vocabulary(folder)
-            tokenizer = OpenAIGPTTokenizer.from_pretrained(folder)
+        tokenizer = _stock_gpt1(tokenizer)
     tokenizer.save_pretrained(out)
+
+
+def _stock_gpt1(tokenizer: VaswaniGPTTokenizer) -> OpenAIGPTTokenizer:
+    """transformers' tokenizer of the same vocabulary, with the tokens that were added and the template of fine-tuning.
+
+    Raises:
+        ValueError: an added token that has another id there.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_vocabulary(folder)
+        stock: Any = OpenAIGPTTokenizer.from_pretrained(folder)
+    added = sorted(tokenizer.added_tokens_decoder.items())
+    stock.add_tokens([token for _, token in added])
+    stock.add_special_tokens(tokenizer.special_tokens_map)
+    ids = {str(token): number for number, token in added}
+    if wrong := {
+        token: stock.convert_tokens_to_ids(token) for token in ids if stock.get_vocab().get(token) != ids[token]
+    }:
+        raise ValueError(
+            f"added tokens must follow the vocabulary, which transformers' OpenAIGPTTokenizer numbers on; got {ids}, "
+            f"there {wrong}: export from a folder without its tokenizer files"
+        )
+    if tokenizer.cls_token is not None:
+        stock.backend_tokenizer.post_processor = template(stock)
+    return stock
 
 
 @torch.inference_mode()
