@@ -540,6 +540,10 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
         lambda s: s.gpt(lm_loss_weight=-0.5),
         r"lm_loss_weight must be a number of 0 .*or more; got -0\.5",
     ),
+    "both orders that are neither true nor false": (
+        lambda s: s.gpt(both_orders="yes"),
+        "both_orders must be true or false; got both_orders='yes'",
+    ),
     "a weight of the language model's loss that is no number": (
         lambda s: s.gpt(lm_loss_weight="half"),
         "lm_loss_weight must be a number of 0 .*got 'half'",
@@ -890,6 +894,10 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     "banded layers to export": (
         lambda s: s.export(s.gpt(norm_order="pre", layer_types=["sliding_attention"], sliding_window=3)),
         r"gpt2 has no banded layers; got layer_types=\['sliding_attention'\], sliding_window=3",
+    ),
+    "a classifier of pairs in both orders to export": (
+        lambda s: s.export(s.gpt("ForSequenceClassification", both_orders=True)),
+        "openai-gpt reads no pair in both orders; got both_orders=True: the folder .*trust_remote_code=True",
     ),
     "an activation that transformers' GPT-1 has not": (
         lambda s: s.export(s.gpt(hidden_act="tanh")),

@@ -161,6 +161,22 @@ def test_the_vectors_of_both_orders_are_added_before_the_classifier(make_gpt) ->
     torch.testing.assert_close(model(**asked).logits, model(**turned).logits)
 
 
+def test_a_model_of_pairs_in_both_orders_refuses_one_order_and_tells_how_to_make_both(make_gpt, tmp_path) -> None:
+    _, batch = batch_of("similarity")
+    make(make_gpt, "similarity", both_orders=True).save_pretrained(tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    asked = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    plain = make(make_gpt, "similarity")
+    torch.testing.assert_close(model(**asked).logits, plain(**asked).logits)
+    told = r"reads each pair in both orders, \[B, 2, T\]; got shape \(8, 9.*tokenizer\(\[text, pair\], \[pair, text\]"
+    single = {name: x[:, 0] for name, x in asked.items()}
+    with pytest.raises(ValueError, match=told):
+        model(**single)
+    embeds = model.get_input_embeddings()(single.pop("input_ids"))
+    with pytest.raises(ValueError, match=told):
+        model(**single, inputs_embeds=embeds)
+
+
 def test_embeddings_of_both_orders_are_read_too(make_gpt) -> None:
     _, batch = batch_of("similarity")
     model = make(make_gpt, "similarity", 0.0)

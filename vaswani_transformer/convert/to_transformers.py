@@ -123,6 +123,11 @@ def plain_model(model: PreTrainedModel) -> Any:
     head = type(model).__name__.removeprefix("VaswaniGPT")
     if head not in HEADS[kind]:
         raise ValueError(f"transformers' {kind} must have the head; got {head}, it has {', '.join(HEADS[kind])}")
+    if config.both_orders and head == "ForSequenceClassification":
+        raise ValueError(
+            f"transformers' {kind} reads no pair in both orders; got both_orders=True: the folder as it is loads "
+            "anywhere with trust_remote_code=True"
+        )
     state = model.state_dict()
     if head != "ForCausalLM":
         state.pop("lm_head.weight", None)  # of the loss beside a task's (lm_loss_weight), which theirs does not have

@@ -170,7 +170,8 @@ class GPTClassificationOptions(ClassificationOptions):
     """As `ClassificationOptions`, and:
 
     Args:
-        both_orders: read a pair in both orders, as the paper does where the order says nothing (MRPC, QQP, STS-B).
+        both_orders: read a pair in both orders, as the paper does where the order says nothing (MRPC, QQP, STS-B). The
+            model's configuration says so too: what it computes of one order is worth nothing.
     """
 
     both_orders: bool = False
@@ -186,6 +187,11 @@ class GPTClassificationData(Transformed, ClassificationData):
 
     Options = GPTClassificationOptions
     model = "VaswaniGPTForSequenceClassification"
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Fields of the configuration."""
+        return {**super().fields, "both_orders": self.options.both_orders}
 
     def encode(
         self, firsts: Sequence[str], seconds: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase

@@ -120,11 +120,11 @@ def flattened(inputs: Inputs) -> Inputs:
     return tuple(None if x is None else x.flatten(0, 1) for x in inputs)
 
 
-def in_both_orders(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> bool:
+def in_both_orders(config: VaswaniGPTConfig, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> bool:
     """Whether rows are pairs in both orders, [B, 2, T], or single texts, [B, T].
 
     Raises:
-        ValueError: inputs of another rank, or of one or three texts a row.
+        ValueError: inputs of another rank, or of one or three texts a row; single texts where `config.both_orders`.
     """
     given = inputs_embeds if input_ids is None else input_ids
     if given is None:
@@ -134,6 +134,12 @@ def in_both_orders(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> bo
         raise ValueError(
             f"a classifier of texts takes [B, T], or [B, 2, T] for pairs in both orders; got shape "
             f"{tuple(given.shape)}: for several choices there is VaswaniGPTForMultipleChoice"
+        )
+    if rank == 2 and config.both_orders:
+        raise ValueError(
+            f"a classifier with both_orders=True reads each pair in both orders, [B, 2, T]; got shape "
+            f"{tuple(given.shape)}, one order: make a row of tokenizer([text, pair], [pair, text], padding=True, "
+            'return_tensors="pt"), each tensor behind .unsqueeze(0)'
         )
     return rank == 3
 
