@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForMultipleChoice, AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from vaswani_transformer import VaswaniGPTForCausalLM, VaswaniGPTForSequenceClassification
-from vaswani_transformer.models import layers
+from vaswani_transformer.models import heads_gpt, layers
 
 from .test_loss_gpt import NO_DROPOUT, LargestTensor, accumulated, step_of_trainer
 
@@ -149,6 +149,24 @@ def test_a_weight_of_zero_computes_no_language_model(make_gpt) -> None:
     with_language.config.lm_loss_weight = 0
     with_language.lm_head.forward = None  # a call would fail
     torch.testing.assert_close(with_language(**batch).loss, output.loss)
+
+
+@pytest.mark.parametrize("kind", ["text", "choices"])
+def test_label_smoothing_of_trainer_which_leaves_the_language_model_out_is_told(
+    make_gpt, tmp_path, monkeypatch, kind
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(heads_gpt.logger, "warning_once", told.append)
+    _, batch = batch_of(kind, labelled=True)
+    smoothed: dict[str, Any] = {"label_smoothing_factor": 0.1}
+    for weight, settings, times in ((0.5, {}, 0), (0.0, smoothed, 0), (0.5, smoothed, 1)):
+        told.clear()
+        step_of_trainer(make(make_gpt, kind, weight), batch, 1, tmp_path, **settings)
+        assert len(told) == times
+    assert "lm_loss_weight=0.5" in told[0]
+    assert "label_smoothing_factor" in told[0]
+    make(make_gpt, kind, 0.5).eval()(batch["input_ids"], batch["attention_mask"])
+    assert len(told) == 1  # to predict needs none
 
 
 def test_the_vectors_of_both_orders_are_added_before_the_classifier(make_gpt) -> None:

@@ -281,6 +281,8 @@ class VaswaniGPTForSequenceClassification(ClassifierModel):
         if labels is not None:
             task_loss = text_loss(self.config, logits_BC, labels, num_items_in_batch)
             losses = self._both_losses(task_loss, outputs.last_hidden_state, texts, labels, num_items_in_batch)
+        else:
+            self._tell_of_no_labels()
         states = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
         return VaswaniGPTClassifierOutput(**losses, logits=logits_BC, **states)  # type: ignore[arg-type]
 
@@ -323,6 +325,8 @@ class VaswaniGPTForMultipleChoice(ClassifierModel):
         if labels is not None:
             task_loss = class_loss(logits_BC, labels, num_items_in_batch, limit="choices")
             losses = self._both_losses(task_loss, outputs.last_hidden_state, texts, labels, num_items_in_batch)
+        else:
+            self._tell_of_no_labels()
         states = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
         return VaswaniGPTClassifierOutput(**losses, logits=logits_BC, **states)  # type: ignore[arg-type]
 
