@@ -32,6 +32,7 @@ from vaswani_transformer.data.translation import TranslationData, collate
 from vaswani_transformer.evaluation import translate, translation_scores
 from vaswani_transformer.evaluation.causal_lm import load_causal_lm
 from vaswani_transformer.evaluation.completion import new_tokens_of, prompt_ids, search_options
+from vaswani_transformer.evaluation.devices import device_named
 from vaswani_transformer.evaluation.perplexity import perplexity
 from vaswani_transformer.evaluation.zero_shot import acceptability, answers, best_threshold
 from vaswani_transformer.families import build_model, family_of
@@ -91,6 +92,11 @@ class Scene:
     def folder_of(self, model: Any) -> str:
         model.save_pretrained(self.folder / "any")
         return str(self.folder / "any")
+
+    def rows_folder(self, content: str) -> str:
+        (self.folder / "rows").mkdir()
+        self.write("rows/rows.jsonl", content)
+        return str(self.folder / "rows")
 
     def export(self, model: Any) -> Any:
         return export_to_transformers(self.folder_of(model), self.folder / "out")
@@ -547,6 +553,10 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
         lambda s: s.gpt(lm_loss_weight=-0.5),
         r"lm_loss_weight must be a number of 0 .*or more; got -0\.5",
     ),
+    "both orders that are neither true nor false": (
+        lambda s: s.gpt(both_orders="yes"),
+        "both_orders must be true or false; got both_orders='yes'",
+    ),
     "a weight of the language model's loss that is no number": (
         lambda s: s.gpt(lm_loss_weight="half"),
         "lm_loss_weight must be a number of 0 .*got 'half'",
@@ -847,7 +857,33 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     "no new tokens": (lambda s: new_tokens_of(s.causal()[0], -1), "max_new_tokens must be at least 1; got .*=-1"),
     "a temperature of zero": (
         lambda s: search_options(s.causal()[0], temperature=0.0),
-        r"temperature must be above 0; got temperature=0\.0: a greedy search",
+        r"temperature must be from 1e-06 to 1000000\.0; got temperature=0\.0: a greedy search",
+    ),
+    "a temperature that no logit survives": (
+        lambda s: search_options(s.causal()[0], temperature=1e-45),
+        r"temperature must be from 1e-06 .*got temperature=1e-45",
+    ),
+    "an endless temperature": (
+        lambda s: search_options(s.causal()[0], temperature=float("inf")),
+        r"temperature must be .*to 1000000\.0; got temperature=inf",
+    ),
+    "a seed that torch does not take": (
+        lambda s: s.verb("generate", "x", "a", "--seed", str(2**70)),
+        f"--seed must be from .*got --seed {2**70}",
+    ),
+    "an unknown device": (
+        lambda s: load_causal_lm(s.folder_of(s.gpt("ForCausalLM")), device="foo"),
+        "device must be one that is here.*got device='foo': .*leave it out",
+    ),
+    "a device without memory": (lambda s: device_named("meta"), "device must be one that is here.*got device='meta'"),
+    "a GPU that is not here": (lambda s: device_named("cuda:99"), "device must be one .*got device='cuda:99'"),
+    "an unknown device to translate on": (
+        lambda s: s.verb("translate", s.saved(), s.write("text", "a\n"), "--device", "foo"),
+        "device must be one that is here.*got device='foo'",
+    ),
+    "a data set with a malformed line": (
+        lambda s: s.verb("perplexity", "x", s.rows_folder('{"text": "a"}\nnot json\n'), "--split", "train"),
+        "every file of a data set must be readable.*got .*, split='train': .*JSON.*: mend the file",
     ),
     "a top_p of zero": (lambda s: search_options(s.causal()[0], top_p=0.0), r"top_p must be above 0.*got top_p=0\.0"),
     "a negative top_k": (lambda s: search_options(s.causal()[0], top_k=-1), "top_k must be 0 .*got top_k=-1"),
@@ -897,6 +933,10 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     "banded layers to export": (
         lambda s: s.export(s.gpt(norm_order="pre", layer_types=["sliding_attention"], sliding_window=3)),
         r"gpt2 has no banded layers; got layer_types=\['sliding_attention'\], sliding_window=3",
+    ),
+    "a classifier of pairs in both orders to export": (
+        lambda s: s.export(s.gpt("ForSequenceClassification", both_orders=True)),
+        "openai-gpt reads no pair in both orders; got both_orders=True: the folder .*trust_remote_code=True",
     ),
     "an activation that transformers' GPT-1 has not": (
         lambda s: s.export(s.gpt(hidden_act="tanh")),

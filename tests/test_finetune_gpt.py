@@ -208,6 +208,18 @@ def test_a_folder_serves_the_pipeline_of_transformers(make) -> None:
     assert [found["label"] for found in classify(["great music", "awful music"], batch_size=2)] == ["yes", "no"]
 
 
+def test_a_folder_that_was_trained_on_both_orders_says_so_and_one_tuned_on_without_them_does_not(make) -> None:
+    both = finetune(make("similarity", steps=2))
+    with pytest.raises(ValueError, match="both_orders=True reads each pair in both orders"):
+        pipeline("text-classification", model=str(both), device="cpu")({"text": "good", "text_pair": "bad"})
+    further = {"model": {"from": str(both), "lm_loss_weight": 0.5}, "data": {"both_orders": False}}
+    single = finetune(make("similarity", "single", steps=2, **further))
+    assert [json.loads((folder / "config.json").read_text())["both_orders"] for folder in (both, single)] == [
+        True,
+        False,
+    ]
+
+
 def test_a_fine_tuned_folder_is_fine_tuned_on(make) -> None:
     first = finetune(make("classification", steps=2))
     again = finetune(make("classification", "again", steps=2, model={"from": str(first), "lm_loss_weight": 0.5}))

@@ -50,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes a text for each prompt."""
     if arguments.file and arguments.prompts:
         raise ValueError(f"prompts come from --file or from the command line; got both, {arguments.prompts[0]!r} first")
+    if arguments.seed is not None and not -(2**63) <= arguments.seed < 2**64:
+        raise ValueError(f"--seed must be from -2**63 to 2**64 - 1, as torch takes it; got --seed {arguments.seed}")
     if arguments.out and not Path(arguments.out).absolute().parent.is_dir():
         raise FileNotFoundError(f"the folder of --out must exist; got {arguments.out}")
     if arguments.file:

@@ -103,16 +103,19 @@ def load_model(name: str, arguments: argparse.Namespace) -> tuple[Any, Any]:
     """Returns the model, on its device, and its tokenizer.
 
     Raises:
-        ValueError: neither a model's folder nor a name the Hub knows, or a folder without a tokenizer.
+        ValueError: neither a model's folder nor a name the Hub knows, a folder without a tokenizer, or a device that is
+            not here.
     """
     import torch
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     import vaswani_transformer  # noqa: F401  # its classes become known to the Auto classes
+    from vaswani_transformer.evaluation.devices import device_named
 
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"a model's folder has a config.json; got {name} without one")
+    device = device_named(arguments.device)
     disable_progress_bar()  # a model is read in a moment; the bar to look at is that of the lines
     options = {"dtype": getattr(torch, PRECISIONS[arguments.precision])} if arguments.precision else {}
     try:
@@ -122,7 +125,6 @@ def load_model(name: str, arguments: argparse.Namespace) -> tuple[Any, Any]:
         raise ValueError(
             f"MODEL must be a folder with a model and its tokenizer, or a Hub name; got {name}: {error}"
         ) from error
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     return model.to(device).eval(), tokenizer
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AddedToken, AutoTokenizer, GenerationConfig
 
 import vaswani_transformer
 from vaswani_cli import main
 from vaswani_transformer import VaswaniBertConfig, VaswaniBertTokenizer, VaswaniGPT2Tokenizer, VaswaniGPTConfig
 from vaswani_transformer.convert import export_to_transformers
-from vaswani_transformer.convert.to_transformers import plain_model
+from vaswani_transformer.convert.to_transformers import _stock_gpt1, plain_model
+from vaswani_transformer.data.gpt_inputs import add_special_tokens
 from vaswani_transformer.models import FAMILIES
 
 SIZES: dict[str, Any] = {"vocab_size": 300, "hidden_size": 16, "num_attention_heads": 4, "num_hidden_layers": 2}
@@ -102,6 +103,19 @@ def test_what_was_exported_comes_in_again_bit_for_bit(tmp_path, family, head, fi
     assert again.state_dict().keys() == weights.keys()
     for name, value in again.state_dict().items():
         assert torch.equal(value, weights[name]), name
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("order", ["pre", "post"])
+def test_a_classifier_trained_with_the_language_models_loss_goes_out_without_its_output_matrix(tmp_path, order, tied):
+    fields: dict[str, Any] = {"norm_order": order, "lm_loss_weight": 0.5, "tie_word_embeddings": tied}
+    model = made("GPT", "ForSequenceClassification", **fields)
+    out = export_to_transformers(saved(model, tmp_path / "ours"), tmp_path / "theirs")
+    theirs, told = their_class(out).from_pretrained(out, output_loading_info=True)
+    assert not told["missing_keys"] | told["unexpected_keys"], told
+    ids = torch.randint(0, 300, (1, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs.eval()(ids).logits, model(ids).logits, rtol=0, atol=1e-5)
 
 
 def test_a_square_weight_is_transposed_once_out_and_once_in(tmp_path):
@@ -199,17 +213,48 @@ def test_a_folder_without_a_tokenizer_is_told(tmp_path, caplog):
     assert "has no tokenizer" in caplog.text
 
 
-def test_the_tokenizer_of_2018_goes_out_as_the_nearest_stock_one_and_says_so(tmp_path, caplog):
+def save_tokenizer_of_2018(folder: Path, model: Any = None) -> Any:
+    """A toy one; with a model, as fine-tuning leaves both."""
     pytest.importorskip("spacy", reason="GPT's tokenizer of 2018 needs spaCy, of the extra `gpt1`")
     pytest.importorskip("ftfy", reason="GPT's tokenizer of 2018 needs ftfy, of the extra `gpt1`")
+    folder.mkdir(exist_ok=True)
     vocab = {token: number for number, token in enumerate(["<unk>", "a", "a</w>", "h", "t</w>", "at</w>", "hat</w>"])}
-    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
-    (tmp_path / "merges.txt").write_text("#version: 0.2\na t</w>\nh at</w>\n")
-    tokenizer = vaswani_transformer.VaswaniGPTTokenizer(tmp_path / "vocab.json", tmp_path / "merges.txt")
-    tokenizer.save_pretrained(saved(made("GPT", "ForCausalLM"), tmp_path / "ours"))
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "merges.txt").write_text("#version: 0.2\na t</w>\nh at</w>\n")
+    tokenizer = vaswani_transformer.VaswaniGPTTokenizer(folder / "vocab.json", folder / "merges.txt")
+    if model is not None:
+        add_special_tokens(tokenizer, model)
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def test_the_tokenizer_of_2018_goes_out_as_the_nearest_stock_one_and_says_so(tmp_path, caplog):
+    saved(made("GPT", "ForCausalLM"), tmp_path / "ours")
+    tokenizer = save_tokenizer_of_2018(tmp_path / "ours")
     with caplog.at_level(logging.WARNING):
         out = export_to_transformers(tmp_path / "ours", tmp_path / "theirs")
     assert "no tokenizer of 2018" in caplog.text
     stock = AutoTokenizer.from_pretrained(out)
     assert type(stock).__name__.startswith("OpenAIGPTTokenizer")
     assert stock("a hat")["input_ids"] == tokenizer("a hat")["input_ids"] == [2, 6]
+
+
+def test_the_tokens_of_a_fine_tuned_gpt1_and_their_places_go_out_with_it(tmp_path):
+    tokenizer = save_tokenizer_of_2018(tmp_path / "ours", made("GPT", "ForSequenceClassification", vocab_size=7))
+    out = export_to_transformers(tmp_path / "ours", tmp_path / "theirs")
+    stock = AutoTokenizer.from_pretrained(out)
+    assert type(stock).__name__.startswith("OpenAIGPTTokenizer")
+    for texts in (("a hat",), ("a hat", "a"), (["a hat", "a"],)):
+        expected = tokenizer(*texts, padding=True)
+        assert {name: stock(*texts, padding=True)[name] for name in expected} == dict(expected)
+    assert stock("a hat", "a")["input_ids"] == [7, 2, 6, 8, 2, 9]
+    theirs = their_class(out).from_pretrained(out)
+    assert (len(stock), theirs.config.pad_token_id) == (theirs.config.vocab_size, stock.pad_token_id)
+
+
+def test_a_token_that_the_stock_tokenizer_numbers_otherwise_is_refused(tmp_path):
+    tokenizer = save_tokenizer_of_2018(tmp_path / "ours")
+    tokenizer._added_tokens_decoder[20] = AddedToken("<far>")
+    with pytest.raises(ValueError, match=r"added tokens must follow the vocabulary.*'<far>': 20.*there .*7"):
+        _stock_gpt1(tokenizer)

@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tokenizers.processors import TemplateProcessing
 
 from vaswani_cli import main
-from vaswani_transformer import VaswaniGPT2Tokenizer, VaswaniGPTConfig, VaswaniGPTForCausalLM
+from vaswani_transformer import (
+    VaswaniGPT2Tokenizer,
+    VaswaniGPTConfig,
+    VaswaniGPTForCausalLM,
+    VaswaniGPTForSequenceClassification,
+)
+from vaswani_transformer.data.gpt_inputs import add_special_tokens
 from vaswani_transformer.evaluation.causal_lm import load_causal_lm
-from vaswani_transformer.evaluation.completion import SAMPLING, search_options
+from vaswani_transformer.evaluation.completion import SAMPLING, prompt_ids, search_options
 from vaswani_transformer.evaluation.perplexity import perplexity
 from vaswani_transformer.models.tokenization_gpt import _english_words
 
@@ -142,6 +149,32 @@ def test_an_empty_prompt_starts_at_the_models_end_of_text(folder, capsys):
     assert main(["generate", str(folder), "", "--greedy", "--max-new-tokens", "5"]) == 0
     ids = model.generate(torch.tensor([[tokenizer.eos_token_id]]), max_new_tokens=5, do_sample=False)[0]
     assert capsys.readouterr().out == f"{tokenizer.decode(ids, skip_special_tokens=True)}\n"
+
+
+@pytest.mark.parametrize("template", ["<bos> $A", "<bos> $A <eos>", "$A <eos>", "$A"])
+@pytest.mark.parametrize("prompt", ["a hat", "", "<eos>"])
+def test_what_a_tokenizer_puts_behind_a_text_ends_no_prompt_and_what_it_puts_before_one_stays(folder, template, prompt):
+    model, tokenizer = load_causal_lm(folder)
+    tokenizer.add_special_tokens({"bos_token": "<bos>", "eos_token": "<eos>"})
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<bos>", "<eos>")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=special)
+    text = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    expected = [tokenizer.bos_token_id] * (template[0] == "<" or not prompt) + text
+    assert prompt_ids(model, tokenizer, prompt, new_tokens=1) == expected
+
+
+@pytest.mark.parametrize("prompt", ["a hat", ""])
+def test_a_fine_tuned_folder_goes_on_behind_its_start_token_and_the_prompt(folder, tmp_path, capsys, prompt):
+    tokenizer = VaswaniGPT2Tokenizer.from_pretrained(folder)
+    classifier = VaswaniGPTForSequenceClassification.from_pretrained(folder, lm_loss_weight=0.5)
+    add_special_tokens(tokenizer, classifier)
+    classifier.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert main(["generate", str(tmp_path), prompt, "--greedy", "--max-new-tokens", "5"]) == 0
+    ids = [tokenizer.bos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+    asked = {"attention_mask": torch.ones(1, len(ids)), "max_new_tokens": 5, "do_sample": False}
+    found = load_causal_lm(tmp_path)[0].generate(torch.tensor([ids]), **asked)[0]
+    assert capsys.readouterr().out == tokenizer.decode(found, skip_special_tokens=True) + "\n"
 
 
 def test_the_models_own_settings_come_before_the_defaults(folder):

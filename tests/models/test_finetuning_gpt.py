@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForMultipleChoice, AutoModelForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from vaswani_transformer import VaswaniGPTForCausalLM, VaswaniGPTForSequenceClassification
-from vaswani_transformer.models import layers
+from vaswani_transformer.models import heads_gpt, layers
 
 from .test_loss_gpt import NO_DROPOUT, LargestTensor, accumulated, step_of_trainer
 
@@ -151,6 +151,24 @@ def test_a_weight_of_zero_computes_no_language_model(make_gpt) -> None:
     torch.testing.assert_close(with_language(**batch).loss, output.loss)
 
 
+@pytest.mark.parametrize("kind", ["text", "choices"])
+def test_label_smoothing_of_trainer_which_leaves_the_language_model_out_is_told(
+    make_gpt, tmp_path, monkeypatch, kind
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(heads_gpt.logger, "warning_once", told.append)
+    _, batch = batch_of(kind, labelled=True)
+    smoothed: dict[str, Any] = {"label_smoothing_factor": 0.1}
+    for weight, settings, times in ((0.5, {}, 0), (0.0, smoothed, 0), (0.5, smoothed, 1)):
+        told.clear()
+        step_of_trainer(make(make_gpt, kind, weight), batch, 1, tmp_path, **settings)
+        assert len(told) == times
+    assert "lm_loss_weight=0.5" in told[0]
+    assert "label_smoothing_factor" in told[0]
+    make(make_gpt, kind, 0.5).eval()(batch["input_ids"], batch["attention_mask"])
+    assert len(told) == 1  # to predict needs none
+
+
 def test_the_vectors_of_both_orders_are_added_before_the_classifier(make_gpt) -> None:
     _, batch = batch_of("similarity")
     model = make(make_gpt, "similarity", 0.0)
@@ -159,6 +177,22 @@ def test_the_vectors_of_both_orders_are_added_before_the_classifier(make_gpt) ->
     torch.testing.assert_close(model(**asked).logits, model(**first).logits + model(**second).logits)
     turned = {name: x.flip(1) for name, x in asked.items()}
     torch.testing.assert_close(model(**asked).logits, model(**turned).logits)
+
+
+def test_a_model_of_pairs_in_both_orders_refuses_one_order_and_tells_how_to_make_both(make_gpt, tmp_path) -> None:
+    _, batch = batch_of("similarity")
+    make(make_gpt, "similarity", both_orders=True).save_pretrained(tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    asked = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    plain = make(make_gpt, "similarity")
+    torch.testing.assert_close(model(**asked).logits, plain(**asked).logits)
+    told = r"reads each pair in both orders, \[B, 2, T\]; got shape \(8, 9.*tokenizer\(\[text, pair\], \[pair, text\]"
+    single = {name: x[:, 0] for name, x in asked.items()}
+    with pytest.raises(ValueError, match=told):
+        model(**single)
+    embeds = model.get_input_embeddings()(single.pop("input_ids"))
+    with pytest.raises(ValueError, match=told):
+        model(**single, inputs_embeds=embeds)
 
 
 def test_embeddings_of_both_orders_are_read_too(make_gpt) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, OpenAIGPTTokenizer, PreTrain
 from transformers.utils import cached_file
 
 from .. import models
+from ..data.gpt_inputs import template
 from ..models import VaswaniBertConfig, VaswaniGPTConfig, VaswaniGPTTokenizer, VaswaniTransformerConfig
 from ..models.configuration_gpt import TANH_GELU
 from ..models.pretrained_gpt import RENAMED, TRANSPOSED
@@ -51,8 +52,9 @@ def export_to_transformers(source: str | Path, out: str | Path) -> Path:
     The weights are bit-identical, in the precision they had; tokenizer and generation settings come along. GPT with
     norms before the sub-layers is GPT-2, with norms after them GPT-1.
 
-    Departures that are not in the weights: transformers' classifiers of texts have no dropout before them, its spans
-    may start in padding, and its plain `forward` counts padding on the left as positions (`generate` does not).
+    Departures that are not in the weights: transformers' classifiers of texts have no dropout before them and no
+    language model's loss beside theirs, its spans may start in padding, and its plain `forward` counts padding on the
+    left as positions (`generate` does not).
 
     Args:
         source: a folder of ours, or a name on the Hub.
@@ -121,7 +123,15 @@ def plain_model(model: PreTrainedModel) -> Any:
     head = type(model).__name__.removeprefix("VaswaniGPT")
     if head not in HEADS[kind]:
         raise ValueError(f"transformers' {kind} must have the head; got {head}, it has {', '.join(HEADS[kind])}")
-    weights = openai_state(model.state_dict(), heads=config.num_attention_heads, gpt1=kind == "openai-gpt")
+    if config.both_orders and head == "ForSequenceClassification":
+        raise ValueError(
+            f"transformers' {kind} reads no pair in both orders; got both_orders=True: the folder as it is loads "
+            "anywhere with trust_remote_code=True"
+        )
+    state = model.state_dict()
+    if head != "ForCausalLM":
+        state.pop("lm_head.weight", None)  # of the loss beside a task's (lm_loss_weight), which theirs does not have
+    weights = openai_state(state, heads=config.num_attention_heads, gpt1=kind == "openai-gpt")
     return _filled(PREFIXES[kind] + HEADS[kind][head], _openai_config(config, kind), weights, model.dtype)
 
 
@@ -193,10 +203,33 @@ def _save_tokenizer(tokenizer: Any, out: Path) -> None:
             "transformers has no tokenizer of 2018: OpenAIGPTTokenizer goes along, which gives other tokens for "
             "contractions, accents, curly quotes, ellipses and newlines than the model has learnt"
         )
-        with tempfile.TemporaryDirectory() as folder:
-            tokenizer.save_vocabulary(folder)
-            tokenizer = OpenAIGPTTokenizer.from_pretrained(folder)
+        tokenizer = _stock_gpt1(tokenizer)
     tokenizer.save_pretrained(out)
+
+
+def _stock_gpt1(tokenizer: VaswaniGPTTokenizer) -> OpenAIGPTTokenizer:
+    """transformers' tokenizer of the same vocabulary, with the tokens that were added and the template of fine-tuning.
+
+    Raises:
+        ValueError: an added token that has another id there.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_vocabulary(folder)
+        stock: Any = OpenAIGPTTokenizer.from_pretrained(folder)
+    added = sorted(tokenizer.added_tokens_decoder.items())
+    stock.add_tokens([token for _, token in added])
+    stock.add_special_tokens(tokenizer.special_tokens_map)
+    ids = {str(token): number for number, token in added}
+    if wrong := {
+        token: stock.convert_tokens_to_ids(token) for token in ids if stock.get_vocab().get(token) != ids[token]
+    }:
+        raise ValueError(
+            f"added tokens must follow the vocabulary, which transformers' OpenAIGPTTokenizer numbers on; got {ids}, "
+            f"there {wrong}: export from a folder without its tokenizer files"
+        )
+    if tokenizer.cls_token is not None:
+        stock.backend_tokenizer.post_processor = template(stock)
+    return stock
 
 
 @torch.inference_mode()

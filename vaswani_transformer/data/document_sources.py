@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
-
+from .hub_rows import load_rows
 from .text_files import ROW_FORMATS, BadLine, checked_path, file_format, pick, read_lines, read_rows
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "embedded"
@@ -77,10 +76,9 @@ def open_document_set(
     """Opens a split of a data set through `datasets.load_dataset`, a document a row.
 
     Raises:
-        ValueError: a column the data set lacks.
+        ValueError: a column the data set lacks, files that cannot be read.
     """
-    rows = datasets.load_dataset(name, config, split=split, revision=revision)
-    assert isinstance(rows, datasets.Dataset)
+    rows = load_rows(name, config, split=split, revision=revision)
     if column not in rows.column_names:
         known = ", ".join(rows.column_names)
         raise ValueError(f"data.column must be a column of data.name={name!r}, one of {known}; got {column!r}")

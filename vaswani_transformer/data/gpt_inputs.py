@@ -48,7 +48,7 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedMode
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.bos_token
     if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
-        backend.post_processor = _template(tokenizer)
+        backend.post_processor = template(tokenizer)
     new = list(range(known, len(tokenizer)))
     if len(tokenizer) > model.config.vocab_size:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -59,7 +59,12 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedMode
     return new
 
 
-def _template(tokenizer: PreTrainedTokenizerBase) -> TemplateProcessing:
+def template(tokenizer: PreTrainedTokenizerBase) -> TemplateProcessing:
+    """What `tokenizers` makes of a text and of a pair: both with the three tokens.
+
+    Raises:
+        ValueError: a tokenizer that does not have all three, or has one for two.
+    """
     start, delimiter, extract = (f"{getattr(tokenizer, role)}:0" for role in ROLES)
     ids = dict(zip((getattr(tokenizer, role) for role in ROLES), special_ids(tokenizer), strict=True))
     return TemplateProcessing(
@@ -165,7 +170,8 @@ class GPTClassificationOptions(ClassificationOptions):
     """As `ClassificationOptions`, and:
 
     Args:
-        both_orders: read a pair in both orders, as the paper does where the order says nothing (MRPC, QQP, STS-B).
+        both_orders: read a pair in both orders, as the paper does where the order says nothing (MRPC, QQP, STS-B). The
+            model's configuration says so too: what it computes of one order is worth nothing.
     """
 
     both_orders: bool = False
@@ -181,6 +187,11 @@ class GPTClassificationData(Transformed, ClassificationData):
 
     Options = GPTClassificationOptions
     model = "VaswaniGPTForSequenceClassification"
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Fields of the configuration."""
+        return {**super().fields, "both_orders": self.options.both_orders}
 
     def encode(
         self, firsts: Sequence[str], seconds: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase

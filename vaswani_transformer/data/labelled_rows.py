@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import datasets
 
 from ..sections import at_least, unknown_name
+from .hub_rows import load_rows
 from .text_files import BadLine, checked_path, file_format, read_lines
 
 SPLITS = ("train", "validation")
@@ -125,8 +126,7 @@ def read_labelled_rows(options: LabelledOptions, split: str) -> tuple[list[Row],
 
 def _hub_rows(options: LabelledOptions, split: str) -> tuple[list[Row], list[str] | None]:
     name = (options.splits or {}).get(split, split)
-    rows = datasets.load_dataset(str(options.name), options.config, split=name, revision=options.revision)
-    assert isinstance(rows, datasets.Dataset)
+    rows = load_rows(str(options.name), options.config, split=name, revision=options.revision)
     found = [_picked(row, options.columns, f"{options.name}, {name}, row {i}") for i, row in enumerate(rows)]
     label = rows.features.get(str(options.columns.get("label", options.columns.get("labels"))))
     label = getattr(label, "feature", label)  # of a list of labels

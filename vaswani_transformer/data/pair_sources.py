@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 
+from .hub_rows import load_rows
 from .text_files import BadLine, checked_path, file_format, pick, read_lines, read_rows
 
 Pair = tuple[str, str] | BadLine
@@ -131,8 +132,7 @@ def open_data_set(
         if languages[0] is None or languages[1] is None:
             raise ValueError(f"data.name needs data.source and data.target (or data.columns); got {languages=}")
         columns = (languages[0], languages[1])
-    rows = datasets.load_dataset(name, config, split=split, revision=revision)
-    assert isinstance(rows, datasets.Dataset)
+    rows = load_rows(name, config, split=split, revision=revision)
     if len(rows) and isinstance(missing := pick(rows[0], columns), BadLine) and missing.reason.startswith("nothing"):
         raise ValueError(f"data.name={name!r}, split {split!r} must hold columns {columns}; got {missing.reason}")
     stored = [[item["filename"], Path(item["filename"]).stat().st_mtime_ns] for item in rows.cache_files]

@@ -17,6 +17,7 @@ from transformers.utils import cached_file
 
 from ..models import VaswaniGPTConfig, VaswaniGPTForCausalLM, VaswaniGPTTokenizer
 from ..models.configuration_gpt import FIXED, FOREIGN
+from .devices import device_named
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +37,10 @@ def load_causal_lm(
         device: the GPU where there is one, where left out.
 
     Raises:
-        ValueError: nothing to load, a folder without a tokenizer, or a model that is no causal language model.
+        ValueError: nothing to load, a folder without a tokenizer, a model that is no causal language model, or a
+            device that is not here.
     """
-    name = str(name)
+    name, place = str(name), device_named(device)
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"a model's folder has a config.json; got {name} without one")
     try:
@@ -56,7 +58,7 @@ def load_causal_lm(
     if len(tokenizer) > model.config.vocab_size:
         size = model.config.vocab_size
         raise ValueError(f"the tokenizer must not have more tokens than the model; got {len(tokenizer)}, {size=}")
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer
+    return model.to(place).eval(), tokenizer
 
 
 def _tokenizer(name: str) -> PreTrainedTokenizerBase:

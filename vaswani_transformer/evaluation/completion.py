@@ -10,6 +10,7 @@ from .causal_lm import context_of, start_token
 from .translation import evaluating, pad_right, token_batches
 
 SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}  # llama.cpp's
+TEMPERATURES = (1e-6, 1e6)  # logits divided by less leave float32
 NEW_TOKENS = 200
 
 
@@ -31,7 +32,7 @@ def search_options(
         model: whose generation settings are read.
         greedy: take the likeliest token.
         beams: width of a beam search.
-        temperature: the logits are divided by it.
+        temperature: the logits are divided by it; one of `TEMPERATURES` or between them.
         top_k: draw from so many of the likeliest tokens; 0 for all.
         top_p: draw from the likeliest tokens that together have this probability; 1 for all.
 
@@ -40,8 +41,11 @@ def search_options(
     """
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     named = ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
-    if temperature is not None and not temperature > 0:
-        raise ValueError(f"temperature must be above 0; got {temperature=}: a greedy search takes the likeliest token")
+    least, most = TEMPERATURES
+    if temperature is not None and not least <= temperature <= most:
+        raise ValueError(
+            f"temperature must be from {least} to {most}; got {temperature=}: a greedy search takes the likeliest token"
+        )
     if top_k is not None and top_k < 0:
         raise ValueError(f"top_k must be 0 (all tokens) or more; got {top_k=}")
     if top_p is not None and not 0 < top_p <= 1:
@@ -70,10 +74,13 @@ def prompt_ids(
 ) -> list[int]:
     """Returns the tokens of a prompt; an empty one is the token that starts a text.
 
+    What the tokenizer puts before a text stays, Llama's bos for one; what it puts behind one, an eos or the extract
+    token of a fine-tuned GPT, goes: the text is to go on.
+
     Raises:
         ValueError: no token and none that starts a text, or no room for the new tokens behind it.
     """
-    ids: Any = tokenizer(prompt, verbose=False)["input_ids"]
+    ids = _open_ended(tokenizer, prompt)
     if not ids:
         start = start_token(model, tokenizer)
         if start is None:
@@ -89,6 +96,18 @@ def prompt_ids(
             f"max_new_tokens={new_tokens}: shorten the prompt or ask for fewer new tokens"
         )
     return ids
+
+
+def _open_ended(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The tokens of a text and of what the tokenizer puts before it."""
+
+    def tokens(of: str, special: bool) -> list[int]:
+        found: Any = tokenizer(of, add_special_tokens=special, verbose=False)["input_ids"]
+        return found
+
+    letter, whole = tokens("a", False), tokens("a", True)
+    before = next((place for place in range(len(whole)) if whole[place : place + len(letter)] == letter), 0)
+    return tokens(text, True)[: before + len(tokens(text, False))]
 
 
 def padding_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

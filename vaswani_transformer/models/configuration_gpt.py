@@ -91,6 +91,9 @@ class VaswaniGPTConfig(PreTrainedConfig):
         lm_loss_weight: lambda of section 3.2, read by the classifiers of texts and of choices: their loss is that of
             the task and so many times that of the language model on the same texts; 0.5 in the paper. 0, the default,
             is transformers' models, without the output matrix.
+        both_orders: the classifier of texts has learnt pairs in both orders (section 3.3), [B, 2, T], and refuses one
+            order alone, whose logits would be about half. Departure from transformers' models, which have no such
+            inputs; `vaswani finetune` sets it.
         max_position_embeddings: rows of the learned position table; no longer context can be read.
         norm_order: "post", LayerNorm(x + Sublayer(x)), as GPT-1; "pre", x + Sublayer(LayerNorm(x)) with a norm after
             the last layer, as GPT-2 and GPT-3.
@@ -145,6 +148,7 @@ class VaswaniGPTConfig(PreTrainedConfig):
     attention_dropout: float | int = 0.1
     classifier_dropout: float | int = 0.1
     lm_loss_weight: float | int = 0.0
+    both_orders: bool = False
     max_position_embeddings: int = 512
     norm_order: str = "post"
     layer_types: list[str] = None  # type: ignore[assignment]
@@ -275,7 +279,7 @@ class VaswaniGPTConfig(PreTrainedConfig):
             )
         for name in TOKENS:
             check_token(name, getattr(self, name), self.vocab_size)
-        for name in ("use_cache", "tie_word_embeddings"):
+        for name in ("both_orders", "use_cache", "tie_word_embeddings"):
             check_switch(name, getattr(self, name))
         check_activation("hidden_act", self.hidden_act)
         self._check_choices(extra)

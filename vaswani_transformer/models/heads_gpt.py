@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutputWithPast, SequenceClassifierOutput
+from transformers.utils import logging
 
 from .configuration_gpt import VaswaniGPTConfig
 from .layers import OutputHead, as_output_head, cross_entropy
 from .losses import IGNORED, divided
 from .pretrained_gpt import VaswaniGPTPreTrainedModel
+
+logger: Any = logging.get_logger(__name__)
 
 Inputs = tuple[Any, ...]  # input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
 
@@ -50,7 +53,9 @@ class ClassifierModel(VaswaniGPTPreTrainedModel):
 
     Its output matrix is the word embedding, and is there only where `config.lm_loss_weight` is not 0.
 
-    Departure from OpenAI's code, whose softmax runs over the position table too: over the vocabulary alone.
+    Departure from OpenAI's code, whose softmax runs over the position table too: over the vocabulary alone. A batch
+    without labels has no loss: under Trainer's label smoothing, which keeps them to itself, the language model's part
+    is not learnt, and a warning tells.
 
     Args:
         config: the model's configuration.
@@ -114,17 +119,26 @@ class ClassifierModel(VaswaniGPTPreTrainedModel):
         loss = task_loss + self.config.lm_loss_weight * lm_loss
         return {"loss": loss, "task_loss": task_loss, "lm_loss": lm_loss}
 
+    def _tell_of_no_labels(self) -> None:
+        """Trainer keeps the labels to itself where it smooths them or has a loss of its caller's."""
+        if self.training and self.config.lm_loss_weight and not torch.compiler.is_compiling():
+            logger.warning_once(
+                f"the language model's loss comes with labels; got none in training, where lm_loss_weight="
+                f"{self.config.lm_loss_weight}: only what the caller makes of the logits is learnt. Trainer gives no "
+                "labels with label_smoothing_factor or compute_loss_func: leave them out, or set lm_loss_weight to 0"
+            )
+
 
 def flattened(inputs: Inputs) -> Inputs:
     """[B, N, ...] as [B N, ...], the texts of a row one after another."""
     return tuple(None if x is None else x.flatten(0, 1) for x in inputs)
 
 
-def in_both_orders(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> bool:
+def in_both_orders(config: VaswaniGPTConfig, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> bool:
     """Whether rows are pairs in both orders, [B, 2, T], or single texts, [B, T].
 
     Raises:
-        ValueError: inputs of another rank, or of one or three texts a row.
+        ValueError: inputs of another rank, or of one or three texts a row; single texts where `config.both_orders`.
     """
     given = inputs_embeds if input_ids is None else input_ids
     if given is None:
@@ -134,6 +148,12 @@ def in_both_orders(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> bo
         raise ValueError(
             f"a classifier of texts takes [B, T], or [B, 2, T] for pairs in both orders; got shape "
             f"{tuple(given.shape)}: for several choices there is VaswaniGPTForMultipleChoice"
+        )
+    if rank == 2 and config.both_orders:
+        raise ValueError(
+            f"a classifier with both_orders=True reads each pair in both orders, [B, 2, T]; got shape "
+            f"{tuple(given.shape)}, one order: make a row of tokenizer([text, pair], [pair, text], padding=True, "
+            'return_tensors="pt"), each tensor behind .unsqueeze(0)'
         )
     return rank == 3
 

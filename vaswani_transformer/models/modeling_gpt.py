@@ -234,12 +234,13 @@ class VaswaniGPTForSequenceClassification(ClassifierModel):
     """GPT that puts a text into one class, into several, or gives it a value, from its last token; sections 3.2, 3.3.
 
     A pair whose order says nothing (similarity) is read in both orders, [B, 2, T]: the last tokens' vectors are added.
-    A row of T tokens is one text: packed documents are not told apart.
+    A model that has learnt such pairs (`config.both_orders`) takes nothing else, so that a pipeline, which gives one
+    order, tells so. A row of T tokens is one text: packed documents are not told apart.
 
     Args:
         config: the model's configuration; `num_labels` C, `problem_type` as in transformers: "regression" (guessed
             for one label), "single_label_classification" (for whole-number labels) or "multi_label_classification";
-            `lm_loss_weight`.
+            `lm_loss_weight`; `both_orders`.
     """
 
     def __init__(self, config: VaswaniGPTConfig) -> None:
@@ -269,10 +270,10 @@ class VaswaniGPTForSequenceClassification(ClassifierModel):
 
         Raises:
             ValueError: several texts without attention_mask, and no pad_token_id to tell where each ends; inputs of
-                three dimensions that are not two orders of one pair.
+                three dimensions that are not two orders of one pair, or of two where `config.both_orders`.
         """
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        both = in_both_orders(input_ids, inputs_embeds)
+        both = in_both_orders(self.config, input_ids, inputs_embeds)
         texts = flattened(inputs) if both else inputs
         last, outputs = self._read(texts, kwargs)
         last_BD = last.unflatten(0, (-1, 2)).sum(1) if both else last
@@ -280,6 +281,8 @@ class VaswaniGPTForSequenceClassification(ClassifierModel):
         if labels is not None:
             task_loss = text_loss(self.config, logits_BC, labels, num_items_in_batch)
             losses = self._both_losses(task_loss, outputs.last_hidden_state, texts, labels, num_items_in_batch)
+        else:
+            self._tell_of_no_labels()
         states = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
         return VaswaniGPTClassifierOutput(**losses, logits=logits_BC, **states)  # type: ignore[arg-type]
 
@@ -322,6 +325,8 @@ class VaswaniGPTForMultipleChoice(ClassifierModel):
         if labels is not None:
             task_loss = class_loss(logits_BC, labels, num_items_in_batch, limit="choices")
             losses = self._both_losses(task_loss, outputs.last_hidden_state, texts, labels, num_items_in_batch)
+        else:
+            self._tell_of_no_labels()
         states = {"hidden_states": outputs.hidden_states, "attentions": outputs.attentions}
         return VaswaniGPTClassifierOutput(**losses, logits=logits_BC, **states)  # type: ignore[arg-type]
 
