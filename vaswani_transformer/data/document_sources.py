@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
-
 from .text_files import ROW_FORMATS, BadLine, checked_path, file_format, pick, read_lines, read_rows
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "embedded"
@@ -79,6 +77,8 @@ def open_document_set(
     Raises:
         ValueError: a column the data set lacks.
     """
+    import datasets  # takes a second, and files do without
+
     rows = datasets.load_dataset(name, config, split=split, revision=revision)
     assert isinstance(rows, datasets.Dataset)
     if column not in rows.column_names:
