@@ -28,6 +28,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch):
         "bert",
         "bert_pretraining",
         "gpt",
+        "fewshot",
         "gpt_generation",
         "gpt_training",
         "marian",
@@ -117,3 +118,12 @@ def test_the_gpt_peers_compute_the_same_function(benchmark, tmp_path, kind):
     ours, theirs = script.both(kind, str(tmp_path), **fields)
     ids = torch.randint(40, (2, 12))
     torch.testing.assert_close(ours.eval()(ids).logits, theirs.eval()(ids).logits, rtol=0, atol=1e-5)
+
+
+def test_the_few_shot_benchmark_asks_the_same_new_questions_every_time(benchmark):
+    fewshot = benchmark("fewshot")
+    first, again, other = (fewshot.task(name, 3) for name in ("a", "a", "b"))
+    assert first.questions == again.questions
+    assert not {question.contexts for question in first.questions} & {question.contexts for question in other.questions}
+    assert {len(question.choices) for question in first.questions} == {4}
+    assert len(first.shots) >= 5

@@ -18,6 +18,7 @@ VERBS = {
     "translate": "translate lines of text",
     "generate": "go on with a prompt",
     "perplexity": "score a causal language model on text: of a token, a word, a byte",
+    "evaluate": "ask a causal language model tasks with zero, one and a few examples",
     "export": "write a model for another library",
     "evaluate-translation": "score a model on a test set: BLEU, chrF, and the paper's Table 2",
 }

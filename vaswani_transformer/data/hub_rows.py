@@ -1,15 +1,20 @@
 """A split of a data set through `datasets`, whose own error for files it cannot read is none of Python's."""
 
-import datasets
-from datasets.exceptions import DatasetGenerationError
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
-def load_rows(name: str, config: str | None, *, split: str, revision: str | None) -> datasets.Dataset:
+def load_rows(name: str, config: str | None, *, split: str, revision: str | None) -> "Dataset":
     """Returns the rows of a split of a folder or of a data set on the Hub.
 
     Raises:
         ValueError: files that cannot be read, or hold other columns than the first ones; what `datasets` refuses.
     """
+    import datasets  # takes a second, and files do without
+    from datasets.exceptions import DatasetGenerationError
+
     try:
         rows = datasets.load_dataset(name, config, split=split, revision=revision)
     except DatasetGenerationError as error:

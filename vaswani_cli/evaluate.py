@@ -1,0 +1,146 @@
+"""`vaswani evaluate`: zero-, one- and few-shot evaluation of a causal language model, GPT-3's protocol."""
+
+import argparse
+import sys
+from typing import Any
+
+from .perplexity import add_model_arguments, load_model
+from .translate import positive
+
+DEFAULT_LIMIT = 50
+
+EPILOG = """examples:
+  vaswani evaluate runs/gpt-demo
+  vaswani evaluate gpt2 --tasks hellaswag,lambada_openai,arc_easy --shots 0,1,5 --seeds 3 --out runs/few
+  vaswani evaluate runs/gpt --tasks hellaswag --data hellaswag=dev.jsonl.xz hellaswag.shots=train.jsonl.xz
+  vaswani evaluate runs/gpt --tasks mine.yaml --draw shared --out runs/mine --resume
+
+Without --tasks: arithmetic, word scrambling and a cloze of the embedded novels, 50 questions of each, offline.
+The shots of a question are drawn from its name, the task's and a seed: they stay the same with any subset and batch.
+--draw per_example, the paper's way, draws them for each question; shared, the same for all, is many times faster."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of `vaswani evaluate`."""
+    parser.description = (
+        "Accuracy of a language model on tasks, with zero, one and a few examples before each question."
+    )
+    parser.epilog = EPILOG
+    parser.add_argument("model", metavar="MODEL", help="a model's folder, or its name on the Hub")
+    parser.add_argument("--tasks", metavar="A,B", type=_names, help="tasks, groups or YAML files (embedded)")
+    parser.add_argument("--shots", metavar="K,K", type=_numbers, default=[0, 1, 5], help="numbers of examples (0,1,5)")
+    parser.add_argument("--seeds", metavar="N", type=positive, default=1, help="draws of the examples (1)")
+    parser.add_argument("--draw", choices=["per_example", "shared"], default="per_example", help="(per_example)")
+    parser.add_argument("--balanced", action="store_true", help="examples of all labels in turn")
+    parser.add_argument("--limit", metavar="N", type=positive, help="first questions of each task (all)")
+    parser.add_argument(
+        "--data", metavar="TASK=PATH", nargs="+", action="extend", default=[], help="local files; task.shots=PATH too"
+    )
+    parser.add_argument("--out", metavar="DIR", help="write results.json and questions.jsonl here")
+    parser.add_argument("--resume", action="store_true", help="go on with what --out holds")
+    add_model_arguments(parser)
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _numbers(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"must be numbers from 0 with commas between them; got {text!r}")
+    return [int(part) for part in parts]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Asks the questions and prints the table."""
+    if arguments.resume and not arguments.out:
+        raise ValueError("--resume goes on with what --out holds; got --resume without --out")
+    data = dict(_pair(text) for text in arguments.data)
+    from vaswani_transformer.evaluation.few_shot import evaluate_few_shot
+    from vaswani_transformer.evaluation.task_catalogue import find_tasks
+
+    tasks = find_tasks(arguments.tasks or ["embedded"], data=data)
+    limit = arguments.limit or (None if arguments.tasks else DEFAULT_LIMIT)
+    model, tokenizer = load_model(arguments)
+    with _Bar() as bar:
+        found = evaluate_few_shot(
+            model,
+            tokenizer,
+            tasks,
+            shots=arguments.shots,
+            seeds=arguments.seeds,
+            draw=arguments.draw,
+            balanced=arguments.balanced,
+            limit=limit,
+            batch_tokens=arguments.batch_tokens,
+            out=arguments.out,
+            resume=arguments.resume,
+            progress=bar.show,
+        )
+    print("\n".join(table(found)))
+    return 0
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise ValueError(f"--data takes TASK=PATH; got {text!r}")
+    return name, path
+
+
+class _Bar:
+    """A line of progress on a terminal, one bar for each task and number of shots."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._name = ""
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, name: str, done: int, total: int) -> None:
+        """Moves to so many questions of a line."""
+        if name != self._name:
+            from tqdm import tqdm
+
+            self.__exit__()
+            self._name = name
+            silent = not sys.stderr.isatty()
+            self._bar = tqdm(total=total, desc=name, unit="q", disable=silent, file=sys.stderr, leave=False)
+        self._bar.update(done - self._bar.n)
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """Returns the lines of a table, zero, one and few shots side by side: accuracy in percent, its standard error."""
+    settings, results = found["settings"], found["results"]
+    shots = [str(number) for number in settings["shots"]]
+    head = ["task", "questions", "chance", *(f"{number}-shot" for number in shots)]
+    rows = [[name, *_cells(by_shots, shots)] for name, by_shots in results.items()]
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
+    lines.append(
+        f"accuracy in %, ± its standard error over questions; shots: {settings['draw']}, seeds: {settings['seeds']}"
+    )
+    for name, by_shots in results.items():
+        for number, figures in by_shots.items():
+            if figures.get("shots_dropped"):
+                lines.append(f"{name}: only {figures['shots_mean']:.1f} of {number} shots fit the model's context")
+    return [line.rstrip() for line in lines]
+
+
+def _cells(by_shots: dict[str, Any], shots: list[str]) -> list[str]:
+    first = by_shots[shots[0]]
+    chance = "" if first.get("chance") is None else f"{100 * first['chance']:.1f}"
+    return [str(first["questions"]), chance, *(_percent(by_shots[number]) for number in shots)]
+
+
+def _percent(figures: dict[str, Any]) -> str:
+    if "acc" not in figures:
+        return ""
+    error = figures["acc_stderr"]
+    return f"{100 * figures['acc']:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")

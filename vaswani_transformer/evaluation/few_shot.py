@@ -1,0 +1,259 @@
+"""Zero-, one- and few-shot evaluation of causal language models by GPT-3's protocol; Brown et al. (2020), section 2.4.
+
+Every setting is a prompt and a forward pass, no update: zero shots are the description and the question, one shot adds
+an example, few shots K. The likeliest choice has the highest mean log-probability of a token, unless its task says
+otherwise.
+
+Departure: text is written greedily; the paper searches with beams.
+"""
+
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .causal_lm import context_of
+from .completion import complete, search_options
+from .few_shot_figures import QuestionLog, Record, figures, scored_record, written_record
+from .packed_scoring import BATCH_TOKENS, PackedScorer
+from .prompts import DRAWS, Prompt, draw_shots, make_prompt
+from .scoring import Continuation, Likelihood, Tokens
+from .task_catalogue import find_tasks
+from .tasks import Question, Task
+
+LONGEST_ANSWER = 32
+SPARE_TOKENS = 4  # more than the longest answer has, to see that it ends
+LIBRARIES = ("vaswani-transformer", "torch", "transformers", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to ask.
+
+    Args:
+        shots: numbers of shots.
+        seeds: draws of shots, numbered from 0; no shots are drawn once.
+        draw: "per_example", the paper's, or "shared", see `draw_shots`.
+        balanced: shots of all labels in turn.
+        limit: first questions of each task; all where left out.
+        batch_tokens: most tokens of a batch.
+
+    Raises:
+        ValueError: a number out of its range, a number of shots twice, an unknown draw.
+    """
+
+    shots: tuple[int, ...] = (0, 1, 5)
+    seeds: int = 1
+    draw: str = "per_example"
+    balanced: bool = False
+    limit: int | None = None
+    batch_tokens: int = BATCH_TOKENS
+
+    def __post_init__(self) -> None:
+        shots = self.shots
+        if not shots or min(shots) < 0 or len(set(shots)) < len(shots):
+            raise ValueError(f"shots must be numbers from 0, each once; got shots={list(shots)}")
+        for name in ("seeds", "limit", "batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1; got {name}={value}")
+        if self.draw not in DRAWS:
+            raise ValueError(f"draw must be one of {', '.join(DRAWS)}; got draw={self.draw!r}")
+
+
+def evaluate_few_shot(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[str | Task],
+    *,
+    shots: Sequence[int] = (0, 1, 5),
+    seeds: int = 1,
+    draw: str = "per_example",
+    balanced: bool = False,
+    limit: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    data: Mapping[str, str] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> dict[str, Any]:
+    """Asks a model the questions of tasks with so many examples before them.
+
+    Args:
+        model: any causal language model.
+        tokenizer: its tokenizer.
+        tasks: names of tasks or groups, YAML files, or tasks; see `find_tasks`.
+        shots: numbers of examples, 0, 1 and 5 for zero-, one- and few-shot.
+        seeds: draws of examples; the figures are means over them.
+        draw: "per_example", anew for each question as in the paper, or "shared", many times faster.
+        balanced: examples of all labels in turn.
+        limit: first questions of each task; all where left out.
+        batch_tokens: most tokens of a batch; halved where memory does not hold it.
+        data: local files of public tasks, see `find_tasks`.
+        out: folder for results.json and questions.jsonl, written as questions are answered.
+        resume: go on with what `out` holds.
+        progress: called with a line's name, how many of its questions are answered, and how many there are.
+
+    Returns:
+        {"results": {task: {shots: figures}}, "settings": {...}}; see `few_shot_figures.figures`. Shots are keys as
+        text, as in JSON.
+
+    Raises:
+        ValueError: an unknown task, a broken file, more shots than there are, a question that does not fit the model, a
+            folder that holds other results.
+        KeyboardInterrupt: after results.json is written with what is done.
+    """
+    settings = Settings(
+        shots=tuple(shots), seeds=seeds, draw=draw, balanced=balanced, limit=limit, batch_tokens=batch_tokens
+    )
+    found = find_tasks(tasks, data=data)
+    for task in found:
+        draw_shots(task, task.questions[0], shots=max(shots))  # before hours of work
+    log = QuestionLog(out, settings=_told(model, found, settings), resume=resume)
+    asker = _Asker(model, tokenizer, settings)
+    results: dict[str, Any] = {}
+    try:
+        for task in found:
+            for number in settings.shots:
+                asker.ask(task, number, log, progress)
+                _add(results, task, number, settings, log)
+                log.write(results)
+    except KeyboardInterrupt as stop:
+        _add(results, task, number, settings, log)
+        log.write(results)
+        where = f"; --resume goes on with {out}" if out is not None else ""
+        raise KeyboardInterrupt(f"stopped after {len(log.records)} answers{where}") from stop
+    return {"results": results, "settings": log.settings}
+
+
+def _add(results: dict[str, Any], task: Task, number: int, settings: Settings, log: QuestionLog) -> None:
+    seeds: list[list[Record]] = [[] for _ in range(settings.seeds if number else 1)]
+    for (name, shots, seed, _), record in log.records.items():
+        if (name, shots) == (task.name, number):
+            seeds[seed].append(record)
+    results.setdefault(task.name, {})[str(number)] = figures(task, seeds)
+
+
+def _told(model: PreTrainedModel, tasks: Sequence[Task], settings: Settings) -> dict[str, Any]:
+    """Every setting, plain values for JSON."""
+    names = ("version", "kind", "score", "description", "delimiter", "unconditional", "source", "licence", "citation")
+    return {
+        "model": model.config._name_or_path,
+        "model_type": model.config.model_type,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "shots": list(settings.shots),
+        "seeds": settings.seeds,
+        "draw": settings.draw,
+        "balanced": settings.balanced,
+        "limit": settings.limit,
+        "batch_tokens": settings.batch_tokens,
+        "tasks": {task.name: {name: getattr(task, name) for name in names} for task in tasks},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
+    }
+
+
+def _version(name: str) -> str:
+    if name == "vaswani-transformer":
+        from vaswani_transformer import __version__
+
+        return __version__
+    return version(name)
+
+
+class _Asker:
+    """Asks one task at one number of shots after the other."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings) -> None:
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.context, self.tokens = context_of(model), Tokens(model, tokenizer)
+        self._scorer: PackedScorer | None = None
+
+    @property
+    def scorer(self) -> PackedScorer:
+        """Made when it is first needed: a model is tried with a few questions."""
+        if self._scorer is None:
+            self._scorer = PackedScorer(self.model, batch_tokens=self.settings.batch_tokens)
+        return self._scorer
+
+    def ask(self, task: Task, shots: int, log: QuestionLog, progress: Callable[[str, int, int], object] | None) -> None:
+        """Answers what the log lacks."""
+        asked = task.questions[: self.settings.limit]
+        for seed in range(self.settings.seeds if shots else 1):
+            left = [q for q in asked if (task.name, shots, seed, q.id) not in log.records]
+            done, name = len(asked) - len(left), f"{task.name} {shots}-shot" + (f" seed {seed}" if seed else "")
+            for records in self._answers(task, left, shots, seed) if left else ():
+                log.add({"task": task.name, "shots": shots, "seed": seed, **record} for record in records)
+                done += len(records)
+                if progress:
+                    progress(name, done, len(asked))
+
+    def _answers(self, task: Task, questions: Sequence[Question], shots: int, seed: int) -> Iterator[list[Record]]:
+        how = self.settings
+        drawn = [
+            draw_shots(task, question, shots=shots, seed=seed, draw=how.draw, balanced=how.balanced)
+            for question in questions
+        ]
+        if task.kind == "completion":
+            yield from self._written(task, questions, drawn)
+        else:
+            yield from self._scored(task, questions, drawn)
+
+    def _scored(
+        self, task: Task, questions: Sequence[Question], drawn: Sequence[Sequence[Question]]
+    ) -> Iterator[list[Record]]:
+        rows: dict[str, list[Continuation]] = {}
+
+        def fits(prompt: Prompt) -> bool:
+            choices = enumerate(prompt.question.choices)
+            row = [self.tokens(prompt.context_of(number), choice) for number, choice in choices]
+            rows[prompt.question.id] = row  # the last one asked about is the one that fits
+            return self.context is None or max(choice.read for choice in row) <= self.context
+
+        prompts = [make_prompt(task, q, shots, fits=fits) for q, shots in zip(questions, drawn, strict=True)]
+        bare: dict[int, list[Likelihood]] = {}
+        if task.unconditional is not None:
+            alone = str(task.unconditional)
+            bare = dict(self.scorer([[self.tokens(alone, choice) for choice in q.choices] for q in questions]))
+        for number, scores in self.scorer([rows[question.id] for question in questions]):
+            yield [scored_record(prompts[number], scores, task, bare.get(number))]
+
+    def _written(
+        self, task: Task, questions: Sequence[Question], drawn: Sequence[Sequence[Question]]
+    ) -> Iterator[list[Record]]:
+        answers = [choice for question in task.questions for choice in question.choices]
+        lengths = [len(ids) for ids in self.tokenizer(answers, add_special_tokens=False)["input_ids"]]  # type: ignore[arg-type]
+        new_tokens = min(LONGEST_ANSWER, max(lengths)) + SPARE_TOKENS
+
+        def ids_of(prompt: Prompt) -> list[int]:
+            ids: Any = self.tokenizer(prompt.context_of(0), verbose=False)["input_ids"]
+            return ids
+
+        def fits(prompt: Prompt) -> bool:
+            return self.context is None or len(ids_of(prompt)) + new_tokens <= self.context
+
+        prompts = [make_prompt(task, q, shots, fits=fits) for q, shots in zip(questions, drawn, strict=True)]
+        size = max(1, self.settings.batch_tokens // max(len(ids_of(prompt)) + new_tokens for prompt in prompts))
+        for start in range(0, len(prompts), size):
+            part = prompts[start : start + size]
+            texts = self._complete([ids_of(prompt) for prompt in part], new_tokens, self.settings.batch_tokens)
+            yield [written_record(prompt, text) for prompt, text in zip(part, texts, strict=True)]
+
+    def _complete(self, prompts: list[list[int]], new_tokens: int, batch_tokens: int) -> list[str]:
+        """Writes greedily; a batch that memory does not hold is halved."""
+        options = search_options(self.model, greedy=True)
+        try:
+            return complete(
+                self.model, self.tokenizer, prompts, new_tokens=new_tokens, batch_tokens=batch_tokens, **options
+            )
+        except torch.OutOfMemoryError:
+            if len(prompts) < 2:
+                raise
+        middle = len(prompts) // 2
+        parts = (prompts[:middle], prompts[middle:])
+        return [text for part in parts for text in self._complete(part, new_tokens, batch_tokens)]

@@ -1,0 +1,117 @@
+"""What a task of zero-, one- and few-shot evaluation is: questions, where they come from, how they are scored."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+KINDS = ("choice", "last_word", "completion")
+SCORES = ("token", "char", "byte", "sum", "unconditional")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a task.
+
+    Args:
+        id: its name within the task; shots are drawn by it.
+        contexts: what stands before a choice: one text for all choices, or one for each (partial scoring).
+        choices: what may follow, with the space that parts it from its context; of a `completion` the accepted answers,
+            the first being shown where the question is a shot.
+        gold: number of the right choice; of a `completion` 0.
+
+    Raises:
+        ValueError: no choice, an empty one, a gold number that is none of a choice, a wrong number of contexts.
+    """
+
+    id: str
+    contexts: tuple[str, ...]
+    choices: tuple[str, ...]
+    gold: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.choices or not all(choice.strip() for choice in self.choices):
+            raise ValueError(f"a question needs choices, none of them empty; got {list(self.choices)}")
+        if not 0 <= self.gold < len(self.choices):
+            raise ValueError(
+                f"the right choice must be a number from 0 to {len(self.choices) - 1}; got gold={self.gold}"
+            )
+        if len(self.contexts) not in (1, len(self.choices)):
+            raise ValueError(
+                f"a question has one context, or one for each of its {len(self.choices)} choices; got "
+                f"{len(self.contexts)}"
+            )
+
+    def context_of(self, choice: int) -> str:
+        """Returns what stands before a choice."""
+        return self.contexts[choice if len(self.contexts) > 1 else 0]
+
+    @property
+    def as_shot(self) -> str:
+        """Returns the question with its right answer."""
+        return self.context_of(self.gold) + self.choices[self.gold]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A set of questions and how they are asked; section 2.4 of Brown et al. (2020), GPT-3.
+
+    Args:
+        name: lm-eval's name where it has the task.
+        kind: "choice", the likeliest choice; "last_word", whether the one choice is what a greedy search would write;
+            "completion", text written freely up to a line's end.
+        queries: returns the questions to ask; called once.
+        pool: returns the questions that shots are drawn from; those of `queries` themselves where left out.
+        version: rises when any prompt or score changes.
+        description: stands before the shots, in every setting; GPT-3's zero-shot prompt is it and the question.
+        delimiter: between description, shots and question.
+        score: which of `SCORES` tells the likeliest choice; "token" is GPT-3's default.
+        unconditional: the context of GPT-3's P(c | context) / P(c | unconditional); None where that is not asked for.
+        source: where the questions come from, for the results.
+        licence: of the data.
+        citation: of the task.
+
+    Raises:
+        ValueError: an unknown kind or score.
+    """
+
+    name: str
+    kind: str
+    queries: Callable[[], Sequence[Question]]
+    pool: Callable[[], Sequence[Question]] | None = None
+    version: int = 1
+    description: str = ""
+    delimiter: str = "\n\n"
+    score: str = "token"
+    unconditional: str | None = None
+    source: str = ""
+    licence: str = ""
+    citation: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"a task's kind must be one of {', '.join(KINDS)}; got {self.kind!r} of {self.name}")
+        if self.score not in SCORES or (self.score == "unconditional" and self.unconditional is None):
+            raise ValueError(
+                f"a task's score must be one of {', '.join(SCORES)}, the last with the text `unconditional`; got "
+                f"{self.score!r} of {self.name}, unconditional={self.unconditional!r}"
+            )
+
+    @cached_property
+    def questions(self) -> tuple[Question, ...]:
+        """The questions to ask; read or made on first use."""
+        found = tuple(self.queries())
+        if not found:
+            raise ValueError(f"a task must have at least one question; got none of {self.name} from {self.source}")
+        return found
+
+    @cached_property
+    def shots(self) -> tuple[Question, ...]:
+        """The questions that shots are drawn from."""
+        return self.questions if self.pool is None else tuple(self.pool())
+
+    @property
+    def chance(self) -> float | None:
+        """Returns the accuracy of guessing; None where there are no choices to guess from."""
+        if self.kind != "choice":
+            return None
+        return sum(1 / len(question.choices) for question in self.questions) / len(self.questions)
