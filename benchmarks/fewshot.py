@@ -55,7 +55,8 @@ YAML = {
 def words() -> list[str]:
     """The words of the novels."""
     with lzma.open(NOVELS, "rt", encoding="utf-8") as stream:
-        return " ".join(json.loads(line)["text"] for line in stream).split()
+        texts: list[str] = [json.loads(line)["text"] for line in stream]
+    return " ".join(texts).split()
 
 
 def questions(name: str, count: int) -> list[Question]:
@@ -105,7 +106,7 @@ def ours(model: Any, tokenizer: Any, asked: Task, how: dict[str, Any]) -> dict[s
 
 def requests(asked: Task, records: dict[str, Any]) -> list[Any]:
     """lm-eval's requests of the prompts that ours were."""
-    from lm_eval.api.instance import Instance
+    from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
 
     pairs = [(records[question.id]["prompt"], choice) for question in asked.questions for choice in question.choices]
     return [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
@@ -113,7 +114,7 @@ def requests(asked: Task, records: dict[str, Any]) -> list[Any]:
 
 def claim(name: str, folder: Path, *, count: int, pairs: int, bound: float, **how: Any) -> None:
     """Prints a claim's line: questions a second of both on the same prompts, and how far scores are apart."""
-    from lm_eval.models.huggingface import HFLM
+    from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
 
     model, tokenizer = load(folder)
     peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=ROWS, device="cpu")
@@ -194,7 +195,7 @@ def memory_turn(side: str, folder: Path) -> None:
     if side == "ours":
         work = functools.partial(ours, model, tokenizer, asked, how)
     else:
-        from lm_eval.models.huggingface import HFLM
+        from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
 
         given = requests(asked, ours(model, tokenizer, asked, how | {"batch_tokens": 500}))
         peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=ROWS, device="cpu")

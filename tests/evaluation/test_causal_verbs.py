@@ -157,7 +157,8 @@ def test_what_a_tokenizer_puts_behind_a_text_ends_no_prompt_and_what_it_puts_bef
     model, tokenizer = load_causal_lm(folder)
     tokenizer.add_special_tokens({"bos_token": "<bos>", "eos_token": "<eos>"})
     special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<bos>", "<eos>")]
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=special)
+    backend: Any = tokenizer.backend_tokenizer  # pyright: ignore[reportAttributeAccessIssue]
+    backend.post_processor = TemplateProcessing(single=template, special_tokens=special)
     text = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     expected = [tokenizer.bos_token_id] * (template[0] == "<" or not prompt) + text
     assert prompt_ids(model, tokenizer, prompt, new_tokens=1) == expected
