@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config
 
 import vaswani_transformer
 from vaswani_cli import verb_parser
@@ -194,6 +195,11 @@ rows = np.array
 def feed_nan(folder: Path) -> bool:
     watch = NumberWatch(skip=False, at_once=True, scaled=False, keep=lambda update, found: str(folder))
     return watch.passes(Progress(steps=1), torch.tensor([np.nan, 1.0]), None)
+
+
+def weighted_later(model: Any) -> Any:
+    model.config.lm_loss_weight = 0.5
+    return model
 
 
 def schedule(**values: Any) -> float:
@@ -564,6 +570,28 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     "a weight of a loss that BERT does not have": (
         lambda s: s.finetuning(model={"from": str(s.folder / "bert"), "lm_loss_weight": 0.5}),
         "unknown recipe key 'model.lm_loss_weight'",
+    ),
+    "a configuration of transformers' GPT-2": (
+        lambda s: vaswani_transformer.VaswaniGPTForCausalLM(GPT2Config(**GPT_SIZES)),
+        r"VaswaniGPTForCausalLM takes a VaswaniGPTConfig; got GPT2Config: .*from_dict\(config.to_dict\(\)\)",
+    ),
+    "a configuration of transformers' GPT-2 beside a folder": (
+        lambda s: vaswani_transformer.VaswaniGPTForCausalLM.from_pretrained(
+            s.folder_of(s.gpt("ForCausalLM")), config=GPT2Config(**GPT_SIZES)
+        ),
+        "VaswaniGPTForCausalLM takes a VaswaniGPTConfig; got GPT2Config",
+    ),
+    "a weight of the language model's loss on a model without an output matrix": (
+        lambda s: weighted_later(s.gpt("ForSequenceClassification", num_labels=3))(ids([[5, 6]]), labels=ids([1])),
+        r"lm_loss_weight must be set before the model is built.*got lm_loss_weight=0\.5 in a model built with 0",
+    ),
+    "packed documents that end before the batch does": (
+        lambda s: s.gpt()(ids([[5, 6, 7], [5, 6, 7]]), cu_seq_lens_q=torch.tensor([0, 3])),
+        r"cu_seq_lens_q must rise from 0 to the batch's 6 tokens; got \[0, 3\]",
+    ),
+    "packed documents that end after the batch does": (
+        lambda s: s.gpt()(ids([[5, 6, 7, 8, 9, 3]]), cu_seq_lens_q=torch.tensor([0, 3, 9])),
+        r"cu_seq_lens_q must rise .*6 tokens; got \[0, 3, 9\]",
     ),
     "a language model's loss of embeddings": (
         lambda s: s.gpt("ForSequenceClassification", lm_loss_weight=0.5)(

@@ -98,10 +98,17 @@ class ClassifierModel(VaswaniGPTPreTrainedModel):
             num_items: what the task's loss was divided by.
 
         Raises:
-            ValueError: embeddings without the ids that the language model is to foretell.
+            ValueError: embeddings without the ids that the language model is to foretell; a weight that was set after
+                the model was built without an output matrix.
         """
         if not self.config.lm_loss_weight:
             return {"loss": task_loss}
+        if not hasattr(self, "lm_head"):
+            raise ValueError(
+                "lm_loss_weight must be set before the model is built, which has an output matrix only then; got "
+                f"lm_loss_weight={self.config.lm_loss_weight} in a model built with 0: pass it to from_pretrained, or "
+                "in the configuration"
+            )
         ids_QT, mask_QT = texts[:2]
         if ids_QT is None:
             raise ValueError(

@@ -29,7 +29,7 @@ from .heads_gpt import (
 from .layers import OutputHead, as_output_head, check_token_ids, cross_entropy, dropout, position_ids_from_mask
 from .losses import IGNORED, PADDING_LOGIT, class_loss, divided, real_labels, span_loss, text_loss
 from .masks_gpt import find_documents, layer_masks
-from .packing import restarted
+from .packing import check_starts, restarted
 from .pretrained_gpt import VaswaniGPTPreTrainedModel, check_cache, check_context, checked_inputs
 
 Count = int | Tensor | None
@@ -98,13 +98,15 @@ class VaswaniGPTModel(VaswaniGPTPreTrainedModel):
 
         Raises:
             ValueError: neither ids nor embeddings, no token, shapes that differ, a cache of another model; in eager
-                mode on the CPU also an id or a position outside its table.
+                mode on the CPU also an id or a position outside its table, `cu_seq_lens_q` of another batch.
         """
         given = checked_inputs(self.config, input_ids, inputs_embeds, position_ids, token_type_ids)
         shape, device = (given.shape[0], given.shape[1]), given.device
         starts: Any = kwargs.pop("cu_seq_lens_q", None)
         for name in ("cu_seq_lens_k", "max_length_q", "max_length_k"):  # told by the above
             kwargs.pop(name, None)
+        if starts is not None and not torch.compiler.is_compiling():
+            check_starts(starts, shape)
         if past_key_values is not None:
             check_cache(self.config, past_key_values, shape[0])
         elif use_cache:

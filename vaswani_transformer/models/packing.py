@@ -85,7 +85,7 @@ def pack_batch(
         first_BS |= real_BS & (real_BS.cumsum(1) == 1)
         first_BS &= real_BS
     if starts is not None:
-        _check_starts(starts, shape, padding=places_N is not None)
+        check_starts(starts, shape, padding=places_N is not None)
     else:
         first_N = first_BS.flatten() if places_N is None else first_BS.flatten()[places_N]
         starts = nn.functional.pad(first_N.nonzero().squeeze(1), (0, 1), value=len(first_N))
@@ -94,7 +94,12 @@ def pack_batch(
     return _prepared(places_N, starts.to(device=device, dtype=torch.int32), implementation)
 
 
-def _check_starts(starts: Tensor, shape: tuple[int, int], *, padding: bool) -> None:
+def check_starts(starts: Tensor, shape: tuple[int, int], *, padding: bool = False) -> None:
+    """Refuses `cu_seq_lens` that do not fit a batch of B, S; what stands in them is looked at on the CPU only.
+
+    Raises:
+        ValueError: together with `padding`, or not [Q + 1] rising from 0 to B * S.
+    """
     if padding:
         raise ValueError("cu_seq_lens_q tells the sequences of a batch without padding; got zeros in attention_mask")
     total = shape[0] * shape[1]

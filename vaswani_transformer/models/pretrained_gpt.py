@@ -81,6 +81,15 @@ class VaswaniGPTPreTrainedModel(PreTrainedModel):
         # The plugin and the code of a Hub folder may both be there: they say the same.
         register_checkpoint_conversion_mapping(cls.__name__, openai_weights(), overwrite=True)
 
+    def __init__(self, config: VaswaniGPTConfig, *args: Any, **kwargs: Any) -> None:
+        if config.model_type != VaswaniGPTConfig.model_type:
+            raise ValueError(
+                f"{type(self).__name__} takes a VaswaniGPTConfig; got {type(config).__name__}: "
+                "VaswaniGPTConfig.from_dict(config.to_dict()) is the same as ours, and from_pretrained without config "
+                "reads a folder's own"
+            )
+        super().__init__(config, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """N(0, 0.02) for weights and embeddings, biases 0, norms 1.
