@@ -13,6 +13,7 @@ theirs, in processes of their own.
 
 import argparse
 import functools
+import importlib
 import json
 import lzma
 import os
@@ -55,7 +56,8 @@ YAML = {
 def words() -> list[str]:
     """The words of the novels."""
     with lzma.open(NOVELS, "rt", encoding="utf-8") as stream:
-        return " ".join(json.loads(line)["text"] for line in stream).split()
+        text: str = " ".join(json.loads(line)["text"] for line in stream)
+    return text.split()
 
 
 def questions(name: str, count: int) -> list[Question]:
@@ -105,18 +107,21 @@ def ours(model: Any, tokenizer: Any, asked: Task, how: dict[str, Any]) -> dict[s
 
 def requests(asked: Task, records: dict[str, Any]) -> list[Any]:
     """lm-eval's requests of the prompts that ours were."""
-    from lm_eval.api.instance import Instance
-
+    instance = importlib.import_module("lm_eval.api.instance").Instance
     pairs = [(records[question.id]["prompt"], choice) for question in asked.questions for choice in question.choices]
-    return [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+    return [instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+
+
+def peer_of(model: Any, tokenizer: Any) -> Any:
+    """lm-eval's model of transformers."""
+    module = importlib.import_module("lm_eval.models.huggingface")
+    return module.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=ROWS, device="cpu")
 
 
 def claim(name: str, folder: Path, *, count: int, pairs: int, bound: float, **how: Any) -> None:
     """Prints a claim's line: questions a second of both on the same prompts, and how far scores are apart."""
-    from lm_eval.models.huggingface import HFLM
-
     model, tokenizer = load(folder)
-    peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=ROWS, device="cpu")
+    peer = peer_of(model, tokenizer)
     tasks = [task(f"{name} {number}", count) for number in range(pairs + 1)]
     ready = [ours(model, tokenizer, asked, how) for asked in tasks]  # the questions are made here, outside the clock
     apart = 0.0
@@ -194,10 +199,8 @@ def memory_turn(side: str, folder: Path) -> None:
     if side == "ours":
         work = functools.partial(ours, model, tokenizer, asked, how)
     else:
-        from lm_eval.models.huggingface import HFLM
-
         given = requests(asked, ours(model, tokenizer, asked, how | {"batch_tokens": 500}))
-        peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=ROWS, device="cpu")
+        peer = peer_of(model, tokenizer)
         work = functools.partial(peer.loglikelihood, given[: 2 * ROWS], disable_tqdm=True)
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew
     before = held("VmRSS")

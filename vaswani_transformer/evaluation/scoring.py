@@ -84,7 +84,7 @@ class Tokens:
             )
         return Continuation(tuple(ids), begin)
 
-    def _ids(self, text: str, **more: bool) -> list[int]:
+    def _ids(self, text: str, **more: Any) -> list[int]:
         ids: Any = self._tokenizer(text, verbose=False, **more)["input_ids"]
         return ids
 
