@@ -57,7 +57,7 @@ def words() -> list[str]:
     """The words of the novels."""
     with lzma.open(NOVELS, "rt", encoding="utf-8") as stream:
         text: str = " ".join(json.loads(line)["text"] for line in stream)
-    return text.split()
+    return list(map(str, text.split()))
 
 
 def questions(name: str, count: int) -> list[Question]:
