@@ -4,7 +4,7 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -195,6 +195,10 @@ rows = np.array
 def feed_nan(folder: Path) -> bool:
     watch = NumberWatch(skip=False, at_once=True, scaled=False, keep=lambda update, found: str(folder))
     return watch.passes(Progress(steps=1), torch.tensor([np.nan, 1.0]), None)
+
+
+def gpt2_config() -> Any:
+    return GPT2Config(**cast(Any, GPT_SIZES))
 
 
 def weighted_later(model: Any) -> Any:
@@ -572,12 +576,12 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
         "unknown recipe key 'model.lm_loss_weight'",
     ),
     "a configuration of transformers' GPT-2": (
-        lambda s: vaswani_transformer.VaswaniGPTForCausalLM(GPT2Config(**GPT_SIZES)),
+        lambda s: vaswani_transformer.VaswaniGPTForCausalLM(gpt2_config()),
         r"VaswaniGPTForCausalLM takes a VaswaniGPTConfig; got GPT2Config: .*from_dict\(config.to_dict\(\)\)",
     ),
     "a configuration of transformers' GPT-2 beside a folder": (
         lambda s: vaswani_transformer.VaswaniGPTForCausalLM.from_pretrained(
-            s.folder_of(s.gpt("ForCausalLM")), config=GPT2Config(**GPT_SIZES)
+            s.folder_of(s.gpt("ForCausalLM")), config=gpt2_config()
         ),
         "VaswaniGPTForCausalLM takes a VaswaniGPTConfig; got GPT2Config",
     ),
