@@ -344,6 +344,11 @@ class FSDP2(Split):
         names = {name for name, _ in (*self.bare_model.named_parameters(), *self.bare_model.named_buffers())}
         return {name: tensor for name, tensor in super().weights().items() if name in names}
 
+    def clip(self) -> float | Tensor | None:
+        """As in Replicated, the parts' norms put together."""
+        norm: Any = super().clip()
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """As in Replicated."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict

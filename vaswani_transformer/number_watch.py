@@ -134,12 +134,11 @@ def _norm(norm: Tensor | float | None, device: torch.device) -> Tensor:
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor | None:
-    """The 2-norm of all gradients together; None where there are none (DeepSpeed keeps its own)."""
+    """The 2-norm of all gradients together; None where there are none."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return None
-    norm: Any = torch.nn.utils.get_total_norm(gradients)
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP2's are sharded
+    return torch.nn.utils.get_total_norm(gradients)
 
 
 def watch_for(recipe: Recipe, accelerator: Accelerator, data_by_phase: Sequence[Any]) -> NumberWatch:

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from . import checkpoints
 
+UNIVERSAL = "universal"  # a folder of its own: DeepSpeed writes a file beside it
+
 
 class ZeroFolder(Mapping[str, dict[str, Tensor]]):
     """Adam's state in DeepSpeed's universal checkpoint: a folder a parameter, read when it is asked for."""
@@ -99,7 +101,7 @@ def named_state(
         if saved_by["split"] == "fsdp2":
             yield NamedState(checkpoints.load_tensors(out / "whole.pt")["optimizer"]["state"], updates)
         else:
-            yield NamedState(ZeroFolder(out, updates), updates)
+            yield NamedState(ZeroFolder(out / UNIVERSAL, updates), updates)
         accelerator.wait_for_everyone()  # before the folder goes
 
 
@@ -113,7 +115,7 @@ def _convert(checkpoint: Path, split: str, out: Path) -> None:
 
     settings = argparse.Namespace(
         input_folder=str(checkpoint / "shards" / "state"),
-        output_folder=str(out),
+        output_folder=str(out / UNIVERSAL),
         num_extract_workers=1,
         num_merge_workers=1,
         keep_temp_folder=False,
