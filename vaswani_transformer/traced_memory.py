@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
-from .models.layers import CHUNK_ELEMENTS
+from .models import layers
 
 Precision = Literal["fp32", "autocast", "bf16"]
 # Layers of two shallow models, from which a deep one's memory follows: each layer more keeps as much as the one before.
@@ -101,7 +101,7 @@ def step_memory(
     def traced(one: Any) -> tuple[int, int]:
         with torch.device("meta"):
             model = build(_fused_attention(one))
-        with patch.dict(CHUNK_ELEMENTS, cpu=CHUNK_ELEMENTS[chunk]), patch.object(FakeTensor, "data_ptr", _address):
+        with patch.object(layers, "device_kind", lambda _: chunk), patch.object(FakeTensor, "data_ptr", _address):
             return _trace(model, batch, precision)
 
     if not _alike(config):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from vaswani_transformer.models import layers
+from vaswani_transformer.models.attention import attend
 from vaswani_transformer.models.layers import OutputHead, activation_recomputed, chunked_cross_entropy, dropout
 
 
@@ -190,3 +191,37 @@ def test_an_installed_liger_kernel_computes_the_plain_loss(monkeypatch: pytest.M
         torch.testing.assert_close(one, other)
     head(hidden, labels, label_smoothing=0.1)  # another definition of smoothing: ours
     assert calls == ["sum"]
+
+
+def test_causal_attention_with_dropout_and_no_mask_sees_no_later_key() -> None:
+    module = nn.Module()
+    module.is_causal = True  # type: ignore[assignment]
+    query, key, value = torch.randn(3, 2, 4, 6, 8)
+
+    def attended(key: Tensor, value: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return attend(module.train(), query, key, value, None, implementation="sdpa", dropout=0.2)[0]
+
+    before = attended(key, value)
+    key[:, :, 4:], value[:, :, 4:] = 9.0, 9.0
+    after = attended(key, value)
+
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.equal(before[:, 4:], after[:, 4:])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 7, 600])
+def test_the_loss_of_logits_word_by_word_is_that_of_logits_row_by_row(rows: int, bias: bool) -> None:
+    head = OutputHead(6, 50, bias=bias)
+    hidden, labels = torch.randn(rows, 6, requires_grad=True), torch.randint(50, (rows,))
+
+    def found(kind: str, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+        monkeypatch.setattr(layers, "device_kind", lambda _: kind)
+        loss, nll = head(hidden, labels, label_smoothing=0.1)
+        return [loss, nll, *torch.autograd.grad(loss, [hidden, *head.parameters()])]
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        pairs = zip(found("cpu", monkeypatch), found("other", monkeypatch), strict=True)
+        for by_word, by_row in pairs:
+            torch.testing.assert_close(by_word, by_row)
