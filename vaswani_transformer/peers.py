@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 BEAT_SECONDS = 1.0
 LOST_SECONDS = 20.0  # without a sign of life; a launcher that stops its processes kills them after 30
 ROLL_CALL_SECONDS = 5.0
-MEETING = timedelta(minutes=3)  # for the processes to find each other: no beat watches that yet
 GROUP_TIMEOUT = timedelta(hours=6)  # of collectives then: one process may tokenise for hours while the others wait
 LOST = "lost"
 WAY_OUT = "--resume goes on from the last checkpoint; `accelerate launch --max_restarts N` does so by itself"

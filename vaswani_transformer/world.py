@@ -16,7 +16,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, is_deepspeed_available
 
-from .peers import MEETING
+from . import meeting
 from .recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def start_world(recipe: Recipe) -> Accelerator:
             process where more were asked, a precision that the launcher contradicts. Each says what to call instead.
     """
     _check_asked(recipe)
-    group = InitProcessGroupKwargs(timeout=MEETING)
+    group = InitProcessGroupKwargs(timeout=meeting.MEETING, init_method=meeting.INIT_METHOD)
     if _flag("ACCELERATE_USE_DEEPSPEED") and not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         group.backend = "gloo"  # without it: one process each, in silence
