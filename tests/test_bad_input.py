@@ -22,7 +22,8 @@ from vaswani_transformer import (
     VaswaniTransformerForConditionalGeneration,
     VaswaniTransformerTokenizer,
 )
-from vaswani_transformer.checkpoints import average_checkpoints, last_checkpoints, read_state, save_checkpoint
+from vaswani_transformer.averaging import average_checkpoints
+from vaswani_transformer.checkpoints import last_checkpoints, read_state, save_checkpoint
 from vaswani_transformer.convert import export_to_transformers
 from vaswani_transformer.convert.to_transformers import plain_model
 from vaswani_transformer.data.bert_pretraining import BertPretrainingData

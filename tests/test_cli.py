@@ -9,6 +9,7 @@ import pytest
 
 import vaswani_cli
 from vaswani_cli import VERBS, main, verb_parser
+from vaswani_transformer import averaging, checkpoints
 
 
 def run(*words: str, code: str = "import sys; from vaswani_cli import main; status = main(sys.argv[1:])"):
@@ -188,11 +189,10 @@ def test_train_refuses_a_misspelt_key_before_it_starts(trained, capsys):
 
 
 def test_average_takes_the_last_checkpoints_of_a_run_or_folders(monkeypatch, tmp_path, capsys):
-    checkpoints = pytest.importorskip("vaswani_transformer.checkpoints", reason="needs vaswani_transformer.checkpoints")
     calls = []
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     monkeypatch.setattr(checkpoints, "last_checkpoints", lambda folder, n: [folder / "a", folder / "b"][:n])
-    monkeypatch.setattr(checkpoints, "average_checkpoints", lambda paths, out: calls.append((list(paths), out)) or out)
+    monkeypatch.setattr(averaging, "average_checkpoints", lambda paths, out: calls.append((list(paths), out)) or out)
     run_folder, out = tmp_path / "run", tmp_path / "out"
     assert main(["average", str(run_folder), "--last", "2", "--out", str(out)]) == 0
     assert main(["average", str(run_folder), str(tmp_path), "--out", str(out)]) == 0

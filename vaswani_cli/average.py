@@ -24,7 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Averages, and prints the folder of the new model."""
     from pathlib import Path
 
-    from vaswani_transformer.checkpoints import average_checkpoints, last_checkpoints
+    from vaswani_transformer.averaging import average_checkpoints
+    from vaswani_transformer.checkpoints import last_checkpoints
 
     folders = [Path(folder) for folder in arguments.folders]
     for folder in folders:

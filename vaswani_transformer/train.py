@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from . import checkpoints
+from .averaging import average_checkpoints
 from .data.token_batches import EpochBatches
 from .engines import OPTIMIZER, engine_for
 from .families import build_model, checkpoint_activations, family_of
@@ -392,7 +393,7 @@ class Training:
         """Loads the mean of the last checkpoints' weights into the model, section 6.1."""
         if self.accelerator.is_main_process:
             last = checkpoints.last_checkpoints(self.output / "checkpoints", self.recipe.average_last)
-            checkpoints.average_checkpoints(last, self.output)
+            average_checkpoints(last, self.output)
         self.accelerator.wait_for_everyone()
         averaged = self.family.model.from_pretrained(self.output, dtype=torch.float32)
         self.averaged = dict(averaged.state_dict())
