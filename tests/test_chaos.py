@@ -42,9 +42,12 @@ def kill_at_some_moment(run: Run, chance: random.Random, kind: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_run_killed_at_twenty_random_moments_goes_on_by_itself_to_the_same_weights(toy, tmp_path, processes):
-    settings = {"steps": 400, "save": {"every_steps": 5, "keep": 3}, "validate": {"every_steps": 50}}
+@pytest.mark.parametrize(("processes", "background"), [(1, False), (2, False), (2, True)])
+def test_a_run_killed_at_twenty_random_moments_goes_on_by_itself_to_the_same_weights(
+    toy, tmp_path, processes, background
+):
+    save = {"every_steps": 5, "keep": 3, "background": background}
+    settings = {"steps": 400, "save": save, "validate": {"every_steps": 50}}
     straight, recipe = toy("straight", **settings), toy("killed", **settings)
     Run(straight, tmp_path, processes=processes).finish()
     chance = random.Random(processes)

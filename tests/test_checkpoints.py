@@ -136,7 +136,9 @@ def test_a_failing_write_leaves_the_checkpoint_before_it_untouched_and_no_partia
 
 def test_a_failing_seal_leaves_the_checkpoint_before_it_and_no_partial(tmp_path, monkeypatch):
     (before,) = save(tmp_path, 1)
-    monkeypatch.setattr(checkpoints, "sync_folder", lambda folder: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
+    monkeypatch.setattr(
+        checkpoints, "sync_folder", lambda folder: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error"))
+    )
     with pytest.raises(OSError, match="I/O error"):
         save(tmp_path, 2)
     assert names(tmp_path) == [before.name]

@@ -190,6 +190,7 @@ def zero(reference) -> Runs:
 
 
 REFUSED = [
+    ("refused-background", {"save": {"background": True}}, "leave it out, or train by data parallelism"),
     ("refused-average", {"ema_decay": 0.9}, "set average_last instead"),
     ("refused-search", {"validate": {"every_steps": 8, "metrics": ["loss", "bleu"]}}, "validate.metrics=[loss]"),
     (

@@ -171,6 +171,11 @@ class Split(Replicated):
                 f"{self.recipe.precision} does not have; got ema_decay={self.recipe.ema_decay}: set average_last "
                 "instead, or train by data parallelism"
             )
+        if self.recipe.save.background:
+            raise ValueError(
+                f"a checkpoint written in the background is copied on one process first, {self.split} has a part on "
+                "each; got save.background=true: leave it out, or train by data parallelism"
+            )
         metrics = [name for name in self.recipe.validate.metrics if name != "loss"]
         if self.splits_weights and metrics:
             raise ValueError(

@@ -122,11 +122,14 @@ class SaveSection:
         every_minutes: wall-clock minutes between checkpoints (the paper: 10); null for never.
         every_steps: updates between checkpoints; null for never.
         keep: newest checkpoints kept on disk, `best/` not counted.
+        background: write a copy of the state beside the training, which waits for the copy only; the last checkpoint,
+            and one that a signal asks for, are waited for. Not with ZeRO or FSDP2.
     """
 
     every_minutes: float | None = None
     every_steps: int | None = None
     keep: int = 5
+    background: bool = False
 
     def __post_init__(self) -> None:
         above_zero(**{"save.every_minutes": self.every_minutes})

@@ -1,6 +1,7 @@
 """The one training loop, for every family, on Accelerate: data, model, update, validation, checkpoint, result."""
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel
 
 from . import checkpoints
 from .averaging import average_checkpoints
+from .background_save import BackgroundSave, snapshot
 from .data.token_batches import EpochBatches
 from .engines import OPTIMIZER, engine_for
 from .families import build_model, checkpoint_activations, family_of
@@ -84,6 +86,7 @@ class Training:
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
         self.schedule = self._build_schedule(self.engine.base, model.config)
         self.ema = EMA(self.bare_model, recipe.ema_decay) if recipe.ema_decay else None
+        self.background = BackgroundSave()
         self.averaged: dict[str, Tensor] | None = None  # the last checkpoints' mean, at the end
         if self.checkpoint is not None:
             self._load_state(self.checkpoint)
@@ -174,7 +177,7 @@ class Training:
             start_step=progress.step,
         )
         saved_at, began = time.monotonic(), time.monotonic() - progress.seconds
-        with log, stop_requests() as stop, self.peers.named():
+        with log, stop_requests() as stop, self.peers.named(), self.background:
             for micro_batches, target_tokens, real_tokens in self.updates():
                 log.phase = progress.phase if len(self.phases) > 1 else None
                 skipped = progress.skipped
@@ -194,7 +197,7 @@ class Training:
                     if self._due(recipe.validate.every_steps):
                         log.validation(progress.step, self.validate())
                     if stopping or minutes_over or self._due(recipe.save.every_steps):
-                        self.save()
+                        self.save(background=recipe.save.background and not stopping)
                         saved_at = time.monotonic()
                 if stopping:
                     raise KeyboardInterrupt(f"stopped after step {progress.step}; --resume goes on from there")
@@ -326,30 +329,43 @@ class Training:
 
     # ------------------------------------------------------------------------------------------------ saving
 
-    def save(self) -> None:
+    def save(self, *, background: bool = False) -> None:
         """Writes a checkpoint from which the run goes on to the same weights.
 
+        Args:
+            background: copy the state and return; it is written beside the training. No part of it may lie in other
+                processes.
+
         Raises:
-            ValueError: a weight is not finite; the earlier checkpoints stay as they are.
+            ValueError: a weight is not finite; the earlier checkpoints stay as they are. Of a save in the background
+                the next one raises it.
         """
         self.watch.look(self.progress)
-        states = gather_object([random_state()])
-        weights = self.engine.weights()
+        step, states, weights = self.progress.step, gather_object([random_state()]), self.engine.weights()
+        tensors: dict[str, Any] = {}
+        if self.accelerator.is_main_process:
+            tensors = {OPTIMIZER: self.engine.state_dict() | {"schedule": self.schedule.state_dict()}}
+            tensors |= {"random.pt": states} | ({} if self.ema is None else {"ema.pt": self.ema.state_dict()})
+            weights, tensors = snapshot((weights, tensors)) if background else (weights, tensors)
+        state = {"progress": dataclasses.asdict(self.progress), "recipe": self.recipe.to_dict()}
+        state |= {"data": self.fingerprint, "engine": self.engine.description()}
 
         def rest(folder: Path) -> None:
-            self._check_finite(weights.values(), "every weight")
+            self._check_finite(weights.values(), "every weight", step)
             self._write_model(folder, weights)
-            torch.save(self.engine.state_dict() | {"schedule": self.schedule.state_dict()}, folder / OPTIMIZER)
-            torch.save(states, folder / "random.pt")
-            if self.ema is not None:
-                torch.save(self.ema.state_dict(), folder / "ema.pt")
-            state = {"progress": dataclasses.asdict(self.progress), "recipe": self.recipe.to_dict()}
-            state |= {"data": self.fingerprint, "engine": self.engine.description()}
+            for name, value in tensors.items():
+                torch.save(value, folder / name)
             checkpoints.write_state(folder, state)
 
         def stage(write: Callable[[Path], None]) -> None:
-            keep = self.recipe.save.keep
-            checkpoints.save_checkpoint(self.output / "checkpoints", self.progress.step, write=write, keep=keep)
+            whole = functools.partial(
+                checkpoints.save_checkpoint, self.output / "checkpoints", step, keep=self.recipe.save.keep
+            )
+            if background:
+                self.background.start(lambda: whole(write=rest))
+                return
+            self.background.wait()
+            whole(write=write)
 
         save_together(self.accelerator, stage=stage, part=self.engine.save_shard, rest=rest)
 
@@ -426,10 +442,10 @@ class Training:
         assert isinstance(total, Tensor)
         return total
 
-    def _check_finite(self, values: Iterable[Tensor], what: str) -> None:
+    def _check_finite(self, values: Iterable[Tensor], what: str, step: int) -> None:
         if not all(bool(value.isfinite().all()) for value in values):
             raise ValueError(
-                f"{what} must stay finite; got nan or inf at step {self.progress.step}: lower the learning rate "
+                f"{what} must stay finite; got nan or inf at step {step}: lower the learning rate "
                 "(schedule.scale) or set optimizer.max_grad_norm; nothing was saved over the last checkpoint"
             )
 
