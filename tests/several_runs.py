@@ -1,20 +1,25 @@
 """Runs one after another in the processes of one launch: accelerate launch several_runs.py JOBS.
 
 JOBS is a JSON list of runs: the recipe, whether it resumes, and the launcher's environment, ZeRO's stage say. Starting
-processes and importing DeepSpeed takes longer than a toy run.
+processes and importing DeepSpeed takes longer than a toy run. A job may say at which step the loss of the last process,
+and of no other, is to be spoilt.
 """
 
 import json
+import math
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from vaswani_transformer.recipe import Recipe
-from vaswani_transformer.train import train
+from vaswani_transformer.train import Training, train
 
 
 def fsdp2_on_a_cpu() -> None:
@@ -26,6 +31,19 @@ def fsdp2_on_a_cpu() -> None:
     state._shared_state["device"] = torch.device("cpu")
 
 
+@contextmanager
+def spoilt(step: int | None) -> Iterator[None]:
+    """Within it the last process finds its share of that update's loss to be nan."""
+    gradients = Training._gradients
+
+    def spoiling(self, micro_batches, target_tokens):
+        losses = gradients(self, micro_batches, target_tokens)
+        return losses * math.nan if self.progress.step + 1 == step and PartialState().is_last_process else losses
+
+    with patch.object(Training, "_gradients", spoiling):
+        yield
+
+
 def main(jobs: list[dict]) -> None:
     for job in jobs:
         os.environ.update(job.get("environment", {}))
@@ -33,7 +51,8 @@ def main(jobs: list[dict]) -> None:
         if os.environ.get("ACCELERATE_USE_FSDP") == "true":
             fsdp2_on_a_cpu()
         try:
-            train(Recipe.from_dict(job["recipe"]), resume=job.get("resume", False))
+            with spoilt(job.get("spoilt")):
+                train(Recipe.from_dict(job["recipe"]), resume=job.get("resume", False))
         except ValueError as error:
             if job.get("error") is None or job["error"] not in str(error):
                 raise

@@ -22,6 +22,8 @@ from vaswani_transformer.recipe import Recipe
 from vaswani_transformer.run_log import read_metrics
 from vaswani_transformer.train import train
 
+from .several_runs import spoilt
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 HERE = Path(__file__).resolve().parent
 WORDS = ["the", "cat", "dog", "saw", "a", "tree", "and", "ran", "home", "again"]
@@ -288,9 +290,18 @@ def fsdp2(reference) -> Runs:
     jobs += halves(runs, "halves-fsdp2", {}, {}, model={"dropout": 0.1})
     shutil.copytree(runs.folder / "from-alone", runs.folder / "from-alone-fsdp2")
     jobs.append({"recipe": runs.recipe("from-alone-fsdp2"), "resume": True})
+    jobs.append({"recipe": runs.recipe("skipping-fsdp2", on_nonfinite="skip"), "spoilt": 5})
     kind = ["--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
     runs.launch([*kind, "--fsdp_state_dict_type", "SHARDED_STATE_DICT"], jobs)
     return runs
+
+
+def test_all_processes_skip_the_update_whose_loss_only_one_finds_to_be_nan(fsdp2, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(fsdp2.folder / "cache"))
+    with spoilt(5):
+        alone = fsdp2.alone("skipping-alone", on_nonfinite="skip")
+    assert len(losses(alone)) == 19
+    assert losses(fsdp2.folder / "skipping-fsdp2") == pytest.approx(losses(alone), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", [*STILL, "accumulating", "from-alone"])

@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import Any
 
+from .imports import collector_paused
 from .perplexity import add_model_arguments, load_model
 from .translate import positive
 
@@ -57,8 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.resume and not arguments.out:
         raise ValueError("--resume goes on with what --out holds; got --resume without --out")
     data = dict(_pair(text) for text in arguments.data)
-    from vaswani_transformer.evaluation.few_shot import evaluate_few_shot
-    from vaswani_transformer.evaluation.task_catalogue import find_tasks
+    with collector_paused():
+        from vaswani_transformer.evaluation.few_shot import evaluate_few_shot
+        from vaswani_transformer.evaluation.task_catalogue import find_tasks
 
     tasks = find_tasks(arguments.tasks or ["embedded"], data=data)
     limit = arguments.limit or (None if arguments.tasks else DEFAULT_LIMIT)

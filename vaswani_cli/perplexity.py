@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .imports import collector_paused
 from .translate import PRECISIONS, positive
 
 WIKITEXT = "EleutherAI/wikitext_document_level --config wikitext-2-raw-v1 --split test --column page"
@@ -81,14 +82,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def load_model(arguments: argparse.Namespace) -> tuple[Any, Any]:
     """Returns the causal language model that the arguments name, on its device, and its tokenizer."""
-    import torch
-    from transformers.utils.logging import disable_progress_bar
+    with collector_paused():
+        import torch
+        from transformers.utils.logging import disable_progress_bar
 
-    from vaswani_transformer.evaluation.causal_lm import load_causal_lm
+        from vaswani_transformer.evaluation.causal_lm import load_causal_lm
 
-    disable_progress_bar()  # a model is read in a moment; the bar to look at is that of the tokens
-    dtype = getattr(torch, PRECISIONS[arguments.precision]) if arguments.precision else None
-    return load_causal_lm(arguments.model, dtype=dtype, device=arguments.device)
+        disable_progress_bar()  # a model is read in a moment; the bar to look at is that of the tokens
+        dtype = getattr(torch, PRECISIONS[arguments.precision]) if arguments.precision else None
+        return load_causal_lm(arguments.model, dtype=dtype, device=arguments.device)
 
 
 def _open(arguments: argparse.Namespace) -> Iterator[tuple[str, int, Any]]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ BATCH_TOKENS = 2048
 HEAD_NUMBERS = 2**25  # most logits of a batch: 128 MiB of them
 SHORTEST_PREFIX = 16  # shared tokens that are worth a forward pass of their own
 Group = Sequence[Continuation]  # the choices of a question
+# What trials found, of models that are asked again, as in training: what was tried, and whether rows are taken.
+_TRIALS: WeakKeyDictionary[PreTrainedModel, tuple[Any, bool]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -82,14 +85,17 @@ class PackedScorer:
             does not hold a batch.
 
     Attributes:
-        fast: whether the model takes the rows, found by a trial on the first questions.
+        fast: whether the model takes the rows, found by a trial on a few questions.
     """
 
     def __init__(self, model: PreTrainedModel, *, batch_tokens: int = BATCH_TOKENS) -> None:
         if batch_tokens < 1:
             raise ValueError(f"batch_tokens must be at least 1; got {batch_tokens=}")
         self.model, self.batch_tokens = model, batch_tokens
-        self.fast = self._trial()
+        kind = (model.config._attn_implementation, model.dtype, model.device)
+        if _TRIALS.get(model, (None, False))[0] != kind:
+            _TRIALS[model] = (kind, self._trial())
+        self.fast = _TRIALS[model][1]
 
     def __call__(self, groups: Sequence[Group]) -> Iterator[tuple[int, list[Likelihood]]]:
         """Yields the number of each question and its choices' likelihoods, batch by batch, the longest first."""
