@@ -178,14 +178,17 @@ def take_turns(updates: int, folder: str) -> None:
     training = demo(folder, *tokens, "steps=1000000", "data.max_words=null")
     coming = training.updates()
     print(json.dumps({}), flush=True)
-    for _ in sys.stdin:
-        done, began = 0, time.perf_counter()
-        for _ in range(updates):
-            micro_batches, target_tokens, real_tokens = next(coming)
-            training.update(micro_batches, target_tokens)
-            done += real_tokens
-        seconds = time.perf_counter() - began
-        print(json.dumps({"tokens": done, "seconds": seconds, "mib": held("VmHWM") - before}), flush=True)
+    with training.peers.named():
+        for _ in sys.stdin:
+            done, began = 0, time.perf_counter()
+            for _ in range(updates):
+                micro_batches, target_tokens, real_tokens = next(coming)
+                training.update(micro_batches, target_tokens)
+                done += real_tokens
+            seconds = time.perf_counter() - began
+            told = json.dumps({"tokens": done, "seconds": seconds, "mib": held("VmHWM") - before})
+            print(f"{told}\n", end="", flush=True)  # in one piece: ZeRO's processes share this output
+    training.accelerator.end_training()
 
 
 def two_processes_claim(pairs: int, updates: int) -> None:

@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         recipe = dataclasses.replace(recipe, output=arguments.out)
 
+    from accelerate import PartialState
     from transformers.utils.logging import disable_progress_bar
 
     from vaswani_transformer.train import train  # after the recipe, so that a mistake there is told at once
@@ -55,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     disable_progress_bar()  # one for every checkpoint written would cut through the run's own
     stop_with_the_parent()
     print(train(recipe, resume=arguments.resume))
+    PartialState().destroy_process_group()  # or its threads outlive, at the end of Python, what they use
     return 0
 
 
