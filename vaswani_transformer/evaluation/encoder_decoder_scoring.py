@@ -19,7 +19,7 @@ from ..models import VaswaniTransformerForConditionalGeneration
 from .bounded_batches import BATCH_TOKENS, BoundedBatches, batches, most_logits, scores_alike
 from .packed_scoring import logits_at
 from .scoring import Likelihood, likelihood, read_logits
-from .translation import evaluating, pad_right
+from .translation import evaluating, pad_right, token_batches
 
 
 @dataclass(frozen=True)
@@ -172,3 +172,35 @@ class EncoderDecoderScorer(BoundedBatches):
                 return [score for scores in self._forward(groups) for score in scores]
 
             return scores_alike(self.model, expected, fast)
+
+
+@torch.inference_mode()
+def write_targets(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[Sequence[int]],
+    *,
+    new_tokens: int,
+    batch_tokens: int,
+    **options: Any,
+) -> list[str]:
+    """Returns the target that a model writes for each source, in batches of sources of like length.
+
+    Args:
+        model: any encoder-decoder.
+        tokenizer: its tokenizer.
+        sources: the ids of each.
+        new_tokens: most tokens of a target.
+        batch_tokens: most tokens of a batch, new ones and padding included; a longer source is alone.
+        **options: those of `generate`.
+    """
+    texts = [""] * len(sources)
+    generate: Any = model.generate
+    with evaluating(model):
+        for batch in token_batches([len(ids) + new_tokens for ids in sources], batch_tokens):
+            ids_BS, mask_BS = pad_right([sources[number] for number in batch], int(tokenizer.pad_token_id or 0))
+            inputs: dict[str, Any] = {"input_ids": ids_BS.to(model.device), "attention_mask": mask_BS.to(model.device)}
+            found = generate(**inputs, max_new_tokens=new_tokens, **options)
+            for number, text in zip(batch, tokenizer.batch_decode(found, skip_special_tokens=True), strict=True):
+                texts[number] = text
+    return texts
