@@ -49,6 +49,7 @@ T5: dict[str, Any] = {
     "num_heads": 2,
     "decoder_start_token_id": 0,
 }
+NO_START: dict[str, Any] = {**T5, "decoder_start_token_id": None}
 MODELS = {
     "ours": lambda: VaswaniTransformerForConditionalGeneration(VaswaniTransformerConfig(**OURS)),
     "our big": lambda: VaswaniTransformerForConditionalGeneration(
@@ -231,6 +232,6 @@ def test_spaces_around_a_context_and_a_choice_are_not_tokens(tokenizer):
 
 
 def test_a_model_without_a_token_that_starts_a_target_is_refused(tokenizer):
-    model = drawn(lambda: T5ForConditionalGeneration(T5Config(**T5 | {"decoder_start_token_id": None})))
+    model = drawn(lambda: T5ForConditionalGeneration(T5Config(**NO_START)))
     with pytest.raises(ValueError, match="decoder_start_token_id"):
         EncoderDecoderScorer(model, tokenizer)

@@ -104,7 +104,7 @@ class EncoderDecoderScorer(BoundedBatches):
     ) -> None:
         super().__init__(batch_tokens)
         self.model: Any = model
-        self.start = getattr(model.config, "decoder_start_token_id", None)
+        self.start: Any = getattr(model.config, "decoder_start_token_id", None)
         if self.start is None:
             raise ValueError("an encoder-decoder must have a decoder_start_token_id; got none in its configuration")
         self.pad: Any = tokenizer.pad_token_id or 0
@@ -196,9 +196,10 @@ def write_targets(
     """
     texts = [""] * len(sources)
     generate: Any = model.generate
+    pad: Any = tokenizer.pad_token_id or 0
     with evaluating(model):
         for batch in token_batches([len(ids) + new_tokens for ids in sources], batch_tokens):
-            ids_BS, mask_BS = pad_right([sources[number] for number in batch], int(tokenizer.pad_token_id or 0))
+            ids_BS, mask_BS = pad_right([sources[number] for number in batch], pad)
             inputs: dict[str, Any] = {"input_ids": ids_BS.to(model.device), "attention_mask": mask_BS.to(model.device)}
             found = generate(**inputs, max_new_tokens=new_tokens, **options)
             for number, text in zip(batch, tokenizer.batch_decode(found, skip_special_tokens=True), strict=True):

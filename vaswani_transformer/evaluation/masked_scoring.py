@@ -210,9 +210,10 @@ class MaskedScorer(BoundedBatches):
 
     def _logits(self, ids_BS: Tensor, mask_BS: Tensor, places_B: Tensor) -> Tensor:
         """Logits [B, V] at places of the flattened batch, computed nowhere else."""
-        model: Any = self.model
+        model = self.model
         if isinstance(model, MaskedWordsModel):  # its head reads tokens without padding
-            x_BSD = model.bert(ids_BS, mask_BS).last_hidden_state
+            encoder: Any = model.bert
+            x_BSD = encoder(ids_BS, mask_BS).last_hidden_state
             return model.cls.predictions(x_BSD.flatten(0, 1)[places_B])
         with logits_at(model, places_B):
             return model(input_ids=ids_BS, attention_mask=mask_BS).logits[0]
