@@ -1,4 +1,4 @@
-"""`vaswani evaluate`: zero-, one- and few-shot evaluation of a causal language model, GPT-3's protocol."""
+"""`vaswani evaluate`: zero-, one- and few-shot evaluation of a language model, GPT-3's protocol."""
 
 import argparse
 import sys
@@ -15,10 +15,13 @@ EPILOG = """examples:
   vaswani evaluate gpt2 --tasks hellaswag,lambada_openai,arc_easy --shots 0,1,5 --seeds 3 --out runs/few
   vaswani evaluate runs/gpt --tasks hellaswag --data hellaswag=dev.jsonl.xz hellaswag.shots=train.jsonl.xz
   vaswani evaluate runs/gpt --tasks mine.yaml --draw shared --out runs/mine --resume
+  vaswani evaluate runs/bert --tasks austen_cloze --pll original
 
 Without --tasks: arithmetic, word scrambling and a cloze of the embedded novels, 50 questions of each, offline.
 The shots of a question are drawn from its name, the task's and a seed: they stay the same with any subset and batch.
---draw per_example, the paper's way, draws them for each question; shared, the same for all, is many times faster."""
+--draw per_example, the paper's way, draws them for each question; shared, the same for all, is many times faster.
+A causal model scores from left to right, an encoder-decoder choices behind the prompt as their source, a masked model
+by pseudo-log-likelihood: --pll word_l2r hides the rest of a token's word with it, original the token alone."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", metavar="N", type=positive, default=1, help="draws of the examples (1)")
     parser.add_argument("--draw", choices=["per_example", "shared"], default="per_example", help="(per_example)")
     parser.add_argument("--balanced", action="store_true", help="examples of all labels in turn")
+    parser.add_argument(
+        "--pll", choices=["word_l2r", "original"], default="word_l2r", help="of a masked model (word_l2r)"
+    )
     parser.add_argument("--limit", metavar="N", type=positive, help="first questions of each task (all)")
     parser.add_argument(
         "--data", metavar="TASK=PATH", nargs="+", action="extend", default=[], help="local files; task.shots=PATH too"
@@ -60,11 +66,12 @@ def run(arguments: argparse.Namespace) -> int:
     data = dict(_pair(text) for text in arguments.data)
     with collector_paused():
         from vaswani_transformer.evaluation.few_shot import evaluate_few_shot
+        from vaswani_transformer.evaluation.scorers import load_scored_model
         from vaswani_transformer.evaluation.task_catalogue import find_tasks
 
     tasks = find_tasks(arguments.tasks or ["embedded"], data=data)
     limit = arguments.limit or (None if arguments.tasks else DEFAULT_LIMIT)
-    model, tokenizer = load_model(arguments)
+    model, tokenizer = load_model(arguments, load_scored_model)
     with _Bar() as bar:
         found = evaluate_few_shot(
             model,
@@ -76,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
             balanced=arguments.balanced,
             limit=limit,
             batch_tokens=arguments.batch_tokens,
+            pll=arguments.pll,
             out=arguments.out,
             resume=arguments.resume,
             progress=bar.show,
@@ -128,6 +136,7 @@ def table(found: dict[str, Any]) -> list[str]:
     lines.append(
         f"accuracy in %, ± its standard error over questions; shots: {settings['draw']}, seeds: {settings['seeds']}"
     )
+    lines.append(f"scorer: {settings['scorer']}" + (f", pll {settings['pll']}" if settings["pll"] else ""))
     for name, by_shots in results.items():
         for number, figures in by_shots.items():
             if figures.get("shots_dropped"):

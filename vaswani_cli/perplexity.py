@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def load_model(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """Returns the causal language model that the arguments name, on its device, and its tokenizer."""
+def load_model(arguments: argparse.Namespace, load: Callable[..., tuple[Any, Any]] | None = None) -> tuple[Any, Any]:
+    """Returns the model that the arguments name, on its device, and its tokenizer; without `load` a causal one."""
     with collector_paused():
         import torch
         from transformers.utils.logging import disable_progress_bar
@@ -90,7 +90,7 @@ def load_model(arguments: argparse.Namespace) -> tuple[Any, Any]:
 
         disable_progress_bar()  # a model is read in a moment; the bar to look at is that of the tokens
         dtype = getattr(torch, PRECISIONS[arguments.precision]) if arguments.precision else None
-        return load_causal_lm(arguments.model, dtype=dtype, device=arguments.device)
+        return (load or load_causal_lm)(arguments.model, dtype=dtype, device=arguments.device)
 
 
 def _open(arguments: argparse.Namespace) -> Iterator[tuple[str, int, Any]]:

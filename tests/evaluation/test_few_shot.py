@@ -98,7 +98,7 @@ def test_the_scores_in_the_log_are_those_of_the_logged_prompt_alone(run, model, 
     scored = [record for record in records(run[1]) if "scores" in record]
     assert len(scored) == 3 * 12 * (1 + 2 + 2)
     for record in scored:
-        rows = tokens(*((record["prompt"], choice) for choice in choices[record["task"], record["id"]]))
+        rows = [tokens(record["prompt"], choice) for choice in choices[record["task"], record["id"]]]
         expected = [score.logprob for score in score_plainly(model, rows)]
         assert [told["logprob"] for told in record["scores"]] == pytest.approx(expected, abs=1e-4)
 
@@ -107,7 +107,7 @@ def test_the_unconditional_score_is_that_behind_the_answers_own_context(run, mod
     tokens = Tokens(model, tokenizer)
     for record in records(run[1]):
         if record["task"] == "bare":
-            rows = tokens(*(("Answer:", choice) for choice in BARE.questions[int(record["id"])].choices))
+            rows = [tokens("Answer:", choice) for choice in BARE.questions[int(record["id"])].choices]
             expected = [score.logprob for score in score_plainly(model, rows)]
             assert [told["unconditional"] for told in record["scores"]] == pytest.approx(expected, abs=1e-4)
             gains = [told["logprob"] - told["unconditional"] for told in record["scores"]]
@@ -183,7 +183,7 @@ def test_shared_shots_are_the_same_text_before_every_question_and_scored_alike(m
     assert len({tuple(record["shot_ids"]) for record in found}) == 1
     tokens = Tokens(model, tokenizer)
     for record in found:
-        rows = tokens(*((record["prompt"], choice) for choice in task.questions[int(record["id"])].choices))
+        rows = [tokens(record["prompt"], choice) for choice in task.questions[int(record["id"])].choices]
         expected = [score.logprob for score in score_plainly(model, rows)]
         assert [told["logprob"] for told in record["scores"]] == pytest.approx(expected, abs=1e-4)
 

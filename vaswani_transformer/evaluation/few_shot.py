@@ -1,4 +1,4 @@
-"""Zero-, one- and few-shot evaluation of causal language models by GPT-3's protocol; Brown et al. (2020), section 2.4.
+"""Zero-, one- and few-shot evaluation of language models by GPT-3's protocol; Brown et al. (2020), section 2.4.
 
 Every setting is a prompt and a forward pass, no update: zero shots are the description and the question, one shot adds
 an example, few shots K. The likeliest choice has the highest mean log-probability of a token, unless its task says
@@ -17,12 +17,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .causal_lm import context_of
+from .bounded_batches import BATCH_TOKENS
 from .completion import complete, search_options
+from .encoder_decoder_scoring import write_targets
 from .few_shot_figures import QuestionLog, Record, figures, scored_record, written_record
-from .packed_scoring import BATCH_TOKENS, PackedScorer
+from .masked_scoring import PLL
 from .prompts import DRAWS, Prompt, draw_shots, make_prompt
-from .scoring import Continuation, Likelihood, Tokens
+from .scorers import Score, check_tasks, kind_of, scorer_of
+from .scoring import Likelihood
 from .task_catalogue import find_tasks
 from .tasks import Question, Task
 
@@ -42,9 +44,10 @@ class Settings:
         balanced: shots of all labels in turn.
         limit: first questions of each task; all where left out.
         batch_tokens: most tokens of a batch.
+        pll: what a masked language model has hidden with a token, see `MaskedTokens`.
 
     Raises:
-        ValueError: a number out of its range, a number of shots twice, an unknown draw.
+        ValueError: a number out of its range, a number of shots twice, an unknown draw or `pll`.
     """
 
     shots: tuple[int, ...] = (0, 1, 5)
@@ -53,6 +56,7 @@ class Settings:
     balanced: bool = False
     limit: int | None = None
     batch_tokens: int = BATCH_TOKENS
+    pll: str = PLL[0]
 
     def __post_init__(self) -> None:
         shots = self.shots
@@ -64,6 +68,8 @@ class Settings:
                 raise ValueError(f"{name} must be at least 1; got {name}={value}")
         if self.draw not in DRAWS:
             raise ValueError(f"draw must be one of {', '.join(DRAWS)}; got draw={self.draw!r}")
+        if self.pll not in PLL:
+            raise ValueError(f"pll must be one of {', '.join(PLL)}; got pll={self.pll!r}")
 
 
 def evaluate_few_shot(
@@ -77,6 +83,7 @@ def evaluate_few_shot(
     balanced: bool = False,
     limit: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
+    pll: str = PLL[0],
     data: Mapping[str, str] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -85,7 +92,8 @@ def evaluate_few_shot(
     """Asks a model the questions of tasks with so many examples before them.
 
     Args:
-        model: any causal language model.
+        model: any causal language model; an encoder-decoder, the original Transformer for one, whose source is all that
+            stands before a choice; or a masked language model, BERT for one, asked for choices and last words alone.
         tokenizer: its tokenizer.
         tasks: names of tasks or groups, YAML files, or tasks; see `find_tasks`.
         shots: numbers of examples, 0, 1 and 5 for zero-, one- and few-shot.
@@ -94,6 +102,7 @@ def evaluate_few_shot(
         balanced: examples of all labels in turn.
         limit: first questions of each task; all where left out.
         batch_tokens: most tokens of a batch; halved where memory does not hold it.
+        pll: of a masked language model, "word_l2r" or "original", see `masked_scoring`.
         data: local files of public tasks, see `find_tasks`.
         out: folder for results.json and questions.jsonl, written as questions are answered.
         resume: go on with what `out` holds.
@@ -105,17 +114,25 @@ def evaluate_few_shot(
 
     Raises:
         ValueError: an unknown task, a broken file, more shots than there are, a question that does not fit the model, a
-            folder that holds other results.
+            folder that holds other results, a task that the model cannot do.
         KeyboardInterrupt: after results.json is written with what is done.
     """
     settings = Settings(
-        shots=tuple(shots), seeds=seeds, draw=draw, balanced=balanced, limit=limit, batch_tokens=batch_tokens
+        shots=tuple(shots),
+        seeds=seeds,
+        draw=draw,
+        balanced=balanced,
+        limit=limit,
+        batch_tokens=batch_tokens,
+        pll=pll,
     )
     found = find_tasks(tasks, data=data)
+    check_tasks(kind_of(model), found)
     for task in found:
         draw_shots(task, task.questions[0], shots=max(shots))  # before hours of work
-    log = QuestionLog(out, settings=_told(model, found, settings), resume=resume)
     asker = _Asker(model, tokenizer, settings)
+    told = _told(model, found, settings) | {"scorer": asker.how.kind, "pll": asker.how.pll}
+    log = QuestionLog(out, settings=told, resume=resume)
     results: dict[str, Any] = {}
     try:
         for task in found:
@@ -171,14 +188,15 @@ class _Asker:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings) -> None:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
-        self.context, self.tokens = context_of(model), Tokens(model, tokenizer)
-        self._scorer: PackedScorer | None = None
+        self.how = scorer_of(model, tokenizer, pll=settings.pll)
+        self.context, self.tokens = self.how.context, self.how.tokens
+        self._scorer: Score | None = None
 
     @property
-    def scorer(self) -> PackedScorer:
+    def scorer(self) -> Score:
         """Made when it is first needed: a model is tried with a few questions."""
         if self._scorer is None:
-            self._scorer = PackedScorer(self.model, batch_tokens=self.settings.batch_tokens)
+            self._scorer = self.how.score(self.settings.batch_tokens)
         return self._scorer
 
     def ask(self, task: Task, shots: int, log: QuestionLog, progress: Callable[[str, int, int], object] | None) -> None:
@@ -207,11 +225,11 @@ class _Asker:
     def _scored(
         self, task: Task, questions: Sequence[Question], drawn: Sequence[Sequence[Question]]
     ) -> Iterator[list[Record]]:
-        rows: dict[str, list[Continuation]] = {}
+        rows: dict[str, list[Any]] = {}
 
         def fits(prompt: Prompt) -> bool:
             choices = enumerate(prompt.question.choices)
-            row = self.tokens(*((prompt.context_of(number), choice) for number, choice in choices))
+            row = [self.tokens(prompt.context_of(number), choice) for number, choice in choices]
             rows[prompt.question.id] = row  # the last one asked about is the one that fits
             return self.context is None or max(choice.read for choice in row) <= self.context
 
@@ -219,7 +237,7 @@ class _Asker:
         bare: dict[int, list[Likelihood]] = {}
         if task.unconditional is not None:
             alone = str(task.unconditional)
-            bare = dict(self.scorer([self.tokens(*((alone, choice) for choice in q.choices)) for q in questions]))
+            bare = dict(self.scorer([[self.tokens(alone, choice) for choice in q.choices] for q in questions]))
         for number, scores in self.scorer([rows[question.id] for question in questions]):
             yield [scored_record(prompts[number], scores, task, bare.get(number))]
 
@@ -247,8 +265,9 @@ class _Asker:
     def _complete(self, prompts: list[list[int]], new_tokens: int, batch_tokens: int) -> list[str]:
         """Writes greedily; a batch that memory does not hold is halved."""
         options = search_options(self.model, greedy=True)
+        write = write_targets if self.how.kind == "encoder_decoder" else complete
         try:
-            return complete(
+            return write(
                 self.model, self.tokenizer, prompts, new_tokens=new_tokens, batch_tokens=batch_tokens, **options
             )
         except torch.OutOfMemoryError:

@@ -6,10 +6,10 @@ the positions it has behind the context alone. The output head is computed only 
 cannot be asked in this way is found by a trial, and is scored plainly, with a notice.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,13 +19,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
+from .bounded_batches import BATCH_TOKENS, BoundedBatches, batches, most_logits, refused, scores_alike
 from .scoring import Continuation, Likelihood, likelihood, read_logits, score_plainly
 from .translation import evaluating
 
-logger = logging.getLogger(__name__)
-
-BATCH_TOKENS = 2048
-HEAD_NUMBERS = 2**25  # most logits of a batch: 128 MiB of them
 SHORTEST_PREFIX = 16  # shared tokens that are worth a forward pass of their own
 Group = Sequence[Continuation]  # the choices of a question
 # What trials found, of models that are asked again, as in training: what was tried, and whether rows are taken.
@@ -76,7 +73,7 @@ def _shared(texts: Sequence[Sequence[int]]) -> int:
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*texts, strict=False)))
 
 
-class PackedScorer:
+class PackedScorer(BoundedBatches):
     """Scores the choices of questions.
 
     Args:
@@ -89,9 +86,8 @@ class PackedScorer:
     """
 
     def __init__(self, model: PreTrainedModel, *, batch_tokens: int = BATCH_TOKENS) -> None:
-        if batch_tokens < 1:
-            raise ValueError(f"batch_tokens must be at least 1; got {batch_tokens=}")
-        self.model, self.batch_tokens = model, batch_tokens
+        super().__init__(batch_tokens)
+        self.model = model
         kind = (model.config._attn_implementation, model.dtype, model.device)
         if _TRIALS.get(model, (None, False))[0] != kind:
             _TRIALS[model] = (kind, self._trial())
@@ -111,7 +107,7 @@ class PackedScorer:
         rows = [pack(group, prefix) for group in groups]
         for batch in self._batches(rows):
             with evaluating(self.model):
-                found = self._score([rows[number] for number in batch], cache)
+                found = self.in_halves(partial(self._forward, cache=cache), [rows[number] for number in batch])
             yield from zip(batch, found, strict=True)
 
     def _prefix(self, groups: Sequence[Group]) -> int:
@@ -122,32 +118,14 @@ class PackedScorer:
         return shared if shared >= SHORTEST_PREFIX else 0
 
     def _batches(self, rows: Sequence[PackedRow]) -> Iterator[list[int]]:
-        """Rows of like length, so many that tokens and logits are within bounds; a batch too large comes in halves."""
-        order = sorted(range(len(rows)), key=lambda number: -len(rows[number].ids))
-        most = max(1, HEAD_NUMBERS // self.model.config.get_text_config().vocab_size)
-        while order:
-            count = logits = 0
-            longest = len(rows[order[0]].ids)
-            for number in order:
-                logits += sum(map(len, rows[number].reads))
-                if count and ((count + 1) * longest > self.batch_tokens or logits > most):
-                    break
-                count += 1
-            batch, order = order[:count], order[count:]
-            yield batch
+        """Rows of like length, so many that tokens and logits are within bounds."""
+        most = most_logits(self.model)
 
-    def _score(self, rows: Sequence[PackedRow], cache: Any) -> list[list[Likelihood]]:
-        try:
-            return self._forward(rows, cache)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if len(rows) < 2 or not _out_of_memory(error):
-                raise
-        self.batch_tokens = max(1, self.batch_tokens // 2)
-        logger.warning("memory does not hold a batch: going on with batches of %s tokens", self.batch_tokens)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        middle = len(rows) // 2
-        return self._score(rows[:middle], cache) + self._score(rows[middle:], cache)
+        def fits(batch: Sequence[int]) -> bool:
+            logits = sum(len(reads) for number in batch for reads in rows[number].reads)
+            return len(batch) * len(rows[batch[0]].ids) <= self.batch_tokens and logits <= most
+
+        return batches(sorted(range(len(rows)), key=lambda number: -len(rows[number].ids)), fits)
 
     @torch.inference_mode()
     def _read_prefix(self, ids: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
@@ -189,7 +167,7 @@ class PackedScorer:
         config = self.model.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or ())
         if kinds - {"full_attention"} or (not kinds and getattr(config, "sliding_window", None)):
-            return _slow(f"layers of the kinds {', '.join(sorted(kinds)) or 'sliding window'}")
+            return refused(f"layers of the kinds {', '.join(sorted(kinds)) or 'sliding window'}")
         size = config.vocab_size
         tokens = [(7 * number + 3) % size for number in range(17)]
         groups = [
@@ -197,26 +175,14 @@ class PackedScorer:
             [Continuation((*tokens[:5], *tokens[9:12]), 7)] * 2,
         ]
         with evaluating(self.model):
-            expected = [score_plainly(self.model, group) for group in groups]
-            try:
+            expected = [score_plainly(self.model, group) for group in (*groups, groups[0])]
+
+            def fast() -> list[Likelihood]:
                 cache = self._read_prefix(tokens[:4])
-                found = [self._forward([pack(g, 4) for g in groups], cache), self._forward([pack(groups[0], 0)], None)]
-            except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
-                return _slow(f"{type(error).__name__}: {error}")
-        pairs = zip([*expected, expected[0]], [*found[0], *found[1]], strict=True)
-        apart = max(abs(a.logprob - b.logprob) for one, other in pairs for a, b in zip(one, other, strict=True))
-        bound = 1e-4 if self.model.dtype == torch.float32 else 0.25
-        return True if apart < bound else _slow(f"scores {apart:.2g} apart")
+                found = self._forward([pack(g, 4) for g in groups], cache) + self._forward([pack(groups[0], 0)], None)
+                return [score for scores in found for score in scores]
 
-
-def _slow(reason: str) -> bool:
-    logger.warning("the model does not take several choices in one row (%s): scoring one choice at a time", reason)
-    return False
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Also a CPU's, which torch tells as a RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+            return scores_alike(self.model, [score for scores in expected for score in scores], fast)
 
 
 def _expanded(cache: Sequence[tuple[Tensor, Tensor]], rows: int, config: Any) -> DynamicCache:

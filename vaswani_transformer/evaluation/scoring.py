@@ -50,7 +50,7 @@ class Likelihood:
 
 
 class Tokens:
-    """Tokenises contexts with their continuations, together, so that a fast tokenizer has a text for every core.
+    """Tokenises contexts with their continuations, each context once in a row.
 
     Args:
         model: whose token that starts a text stands for an empty context.
@@ -59,36 +59,33 @@ class Tokens:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer, self._start = tokenizer, start_token(model, tokenizer)
+        self._last: tuple[str, int] = ("", 0)
 
-    def __call__(self, *pairs: tuple[str, str]) -> list[Continuation]:
-        """Returns the tokens of each context and what follows it.
+    def __call__(self, context: str, continuation: str) -> Continuation:
+        """Returns the tokens of a context and what follows it.
 
         Raises:
             ValueError: an empty context without a token that starts a text, a continuation without a token.
         """
-        contexts = list(dict.fromkeys(context.rstrip() for context, _ in pairs if context.rstrip()))
-        wholes = [context + continuation for context, continuation in pairs if context.rstrip()]
-        found = self._ids([*contexts, *wholes])
-        lengths = {context: len(ids) for context, ids in zip(contexts, found, strict=False)}
-        behind = iter(found[len(contexts) :])
-        start = [] if self._start is None else [self._start]
-        continuations = []
-        for context, continuation in pairs:
-            kept = context.rstrip()
-            if kept:
-                ids, begin = next(behind), lengths[kept]
-            else:
-                ids, begin = [*start, *self._ids([context + continuation], add_special_tokens=False)[0]], len(start)
-            if begin < 1 or begin >= len(ids):
-                raise ValueError(
-                    f"a continuation must have a token, and one before it; got {len(ids)} tokens, {begin} of them "
-                    f"before it: {context[len(kept) :] + continuation!r} behind {kept[-40:]!r}"
-                )
-            continuations.append(Continuation(tuple(ids), begin))
-        return continuations
+        kept = context.rstrip()
+        continuation = context[len(kept) :] + continuation
+        if not kept:
+            start = [] if self._start is None else [self._start]
+            ids: list[int] = [*start, *self._ids(continuation, add_special_tokens=False)]
+            begin = len(start)
+        else:
+            if self._last[0] != kept:
+                self._last = (kept, len(self._ids(kept)))
+            ids, begin = self._ids(kept + continuation), self._last[1]
+        if begin < 1 or begin >= len(ids):
+            raise ValueError(
+                "a continuation must have a token, and one before it; got "
+                f"{len(ids)} tokens, {begin} of them before it: {continuation!r} behind {kept[-40:]!r}"
+            )
+        return Continuation(tuple(ids), begin)
 
-    def _ids(self, texts: list[str], **more: Any) -> list[list[int]]:
-        ids: Any = self._tokenizer(texts, verbose=False, **more)["input_ids"] if texts else []
+    def _ids(self, text: str, **more: Any) -> list[int]:
+        ids: Any = self._tokenizer(text, verbose=False, **more)["input_ids"]
         return ids
 
 
