@@ -14,10 +14,12 @@ EPILOG = """examples:
   vaswani evaluate gpt2 --tasks hellaswag,lambada_openai,arc_easy --shots 0,1,5 --seeds 3 --out runs/few
   vaswani evaluate runs/gpt --tasks hellaswag --data hellaswag=dev.jsonl.xz hellaswag.shots=train.jsonl.xz
   vaswani evaluate runs/gpt --tasks mine.yaml --draw shared --out runs/mine --resume
+  accelerate launch --num_processes 8 --module vaswani_cli evaluate gpt2 --tasks hellaswag --out runs/hellaswag
 
 Without --tasks: arithmetic, word scrambling and a cloze of the embedded novels, 50 questions of each, offline.
 The shots of a question are drawn from its name, the task's and a seed: they stay the same with any subset and batch.
---draw per_example, the paper's way, draws them for each question; shared, the same for all, is many times faster."""
+--draw per_example, the paper's way, draws them for each question; shared, the same for all, is many times faster.
+Several processes share the questions; the results are those of one."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,11 +61,13 @@ def run(arguments: argparse.Namespace) -> int:
     data = dict(_pair(text) for text in arguments.data)
     from vaswani_transformer.evaluation.few_shot import evaluate_few_shot
     from vaswani_transformer.evaluation.task_catalogue import find_tasks
+    from vaswani_transformer.evaluation.together import launched
 
     tasks = find_tasks(arguments.tasks or ["embedded"], data=data)
     limit = arguments.limit or (None if arguments.tasks else DEFAULT_LIMIT)
-    model, tokenizer = load_model(arguments)
-    with _Bar() as bar:
+    with launched() as processes, _Bar() as bar:
+        arguments.device = arguments.device or processes.device
+        model, tokenizer = load_model(arguments)
         found = evaluate_few_shot(
             model,
             tokenizer,
@@ -78,7 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
             resume=arguments.resume,
             progress=bar.show,
         )
-    print("\n".join(table(found)))
+    if processes.first:
+        print("\n".join(table(found)))
     return 0
 
 
