@@ -46,7 +46,7 @@ def folder(tmp_path_factory) -> Path:
     texts = [" ".join(rng.choice(WORDS) for _ in range(20)) + "\nQ: What is 1 plus 2? A: 3" for _ in range(50)]
     tokenizer = VaswaniGPT2Tokenizer.train(texts, vocab_size=320)
     torch.manual_seed(0)
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ends: dict[str, Any] = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = VaswaniGPTConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -76,8 +76,8 @@ def same(found: Any, expected: Any) -> None:
             same(found[name], value)
     elif isinstance(expected, list):
         assert len(found) == len(expected)
-        for pair in zip(found, expected, strict=True):
-            same(*pair)
+        for value, other in zip(found, expected, strict=True):
+            same(value, other)
     else:
         assert found == expected
 
@@ -102,8 +102,8 @@ def test_the_command_in_two_processes_writes_the_files_of_one(folder, tmp_path, 
     assert two_processes(["--module", "vaswani_cli", *words, "--out", str(tmp_path / "two")]) == table
     assert len(lines(tmp_path / "one")) == 3 * 7 * (1 + 2 + 2)
     same(lines(tmp_path / "two"), lines(tmp_path / "one"))
-    both = [json.loads((tmp_path / name / "results.json").read_text(encoding="utf-8")) for name in ("two", "one")]
-    same(*both)
+    one, two = (json.loads((tmp_path / name / "results.json").read_text(encoding="utf-8")) for name in ("one", "two"))
+    same(two, one)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,8 @@ def test_both_go_on_to_the_results_and_lines_of_one_process(seen, folder, tmp_pa
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     tasks = [script.WRITTEN, script.PICK]
-    expected = evaluate_few_shot(*script.load(str(folder)), tasks, out=tmp_path / "one", **script.HOW)
+    model, tokenizer = script.load(str(folder))
+    expected = evaluate_few_shot(model, tokenizer, tasks, out=tmp_path / "one", **script.HOW)
     for told in seen[0]:
         same(told["resumed"], json.loads(json.dumps(expected["results"])))
     same(lines(seen[1] / "few"), lines(tmp_path / "one"))
