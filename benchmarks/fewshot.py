@@ -1,6 +1,6 @@
 """Few-shot evaluation against lm-eval's `hf` model on the same prompts: claims fresh, shared, zero, startup, memory.
 
-    pip install "vaswani-transformer[bench]"
+    pip install "vaswani-transformer[lm-eval]"
     python benchmarks/fewshot.py --quick
 
 A GPT-2 of 12 layers of 256 with 8,000 words and random weights scores questions of about 50 tokens with four choices of

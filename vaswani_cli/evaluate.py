@@ -16,10 +16,12 @@ EPILOG = """examples:
   vaswani evaluate runs/gpt --tasks hellaswag --data hellaswag=dev.jsonl.xz hellaswag.shots=train.jsonl.xz
   vaswani evaluate runs/gpt --tasks mine.yaml --draw shared --out runs/mine --resume
   vaswani evaluate runs/bert --tasks austen_cloze --pll original
+  accelerate launch --num_processes 8 --module vaswani_cli evaluate gpt2 --tasks hellaswag --out runs/hellaswag
 
 Without --tasks: arithmetic, word scrambling and a cloze of the embedded novels, 50 questions of each, offline.
 The shots of a question are drawn from its name, the task's and a seed: they stay the same with any subset and batch.
 --draw per_example, the paper's way, draws them for each question; shared, the same for all, is many times faster.
+Several processes share the questions; the results are those of one.
 A causal model scores from left to right, an encoder-decoder choices behind the prompt as their source, a masked model
 by pseudo-log-likelihood: --pll word_l2r hides the rest of a token's word with it, original the token alone."""
 
@@ -68,11 +70,13 @@ def run(arguments: argparse.Namespace) -> int:
         from vaswani_transformer.evaluation.few_shot import evaluate_few_shot
         from vaswani_transformer.evaluation.scorers import load_scored_model
         from vaswani_transformer.evaluation.task_catalogue import find_tasks
+        from vaswani_transformer.evaluation.together import launched
 
     tasks = find_tasks(arguments.tasks or ["embedded"], data=data)
     limit = arguments.limit or (None if arguments.tasks else DEFAULT_LIMIT)
-    model, tokenizer = load_model(arguments, load_scored_model)
-    with _Bar() as bar:
+    with launched() as processes, _Bar() as bar:
+        arguments.device = arguments.device or processes.device
+        model, tokenizer = load_model(arguments, load_scored_model)
         found = evaluate_few_shot(
             model,
             tokenizer,
@@ -88,7 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
             resume=arguments.resume,
             progress=bar.show,
         )
-    print("\n".join(table(found)))
+    if processes.first:
+        print("\n".join(table(found)))
     return 0
 
 

@@ -15,10 +15,13 @@ ECHO_SECONDS = 2.0  # a launcher passes on the signal that its whole group has h
 
 
 @contextmanager
-def stop_requests() -> Iterator[list[int]]:
+def stop_requests(unit: str = "update") -> Iterator[list[int]]:
     """A list that SIGINT or SIGTERM fills, so that the loop can end between two updates; a later one kills at once.
 
     Outside the main thread, where Python takes no signal handlers, the list stays empty.
+
+    Args:
+        unit: what is finished first.
     """
     received: list[int] = []
     first = 0.0
@@ -29,7 +32,7 @@ def stop_requests() -> Iterator[list[int]]:
         if not received:
             received.append(number)
             first = time.monotonic()
-            logger.warning("%s: saving after this update; once more to stop without", signal.Signals(number).name)
+            logger.warning("%s: saving after this %s; once more to stop without", signal.Signals(number).name, unit)
         elif time.monotonic() - first >= ECHO_SECONDS:
             signal.signal(number, previous[number])
             signal.raise_signal(number)

@@ -100,11 +100,16 @@ def _check_asked(recipe: Recipe) -> None:
         )
 
 
-def _check_got(accelerator: Accelerator, recipe: Recipe) -> None:
-    world, got = int(os.environ.get("WORLD_SIZE", "1")), accelerator.num_processes
+def check_processes(got: int) -> None:
+    """Refuses processes that do not know of each other, and fewer than the launcher was asked for.
+
+    Args:
+        got: how many work together.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
     if got != world:
         raise ValueError(
-            f"the processes started must train together; got WORLD_SIZE={world} and {got} in Accelerate: "
+            f"the processes started must work together; got WORLD_SIZE={world} and {got} in Accelerate: "
             f"on CPUs launch with `{CPU_LAUNCH} {world}`"
         )
     asked = asked_processes(_parent_words())
@@ -113,6 +118,10 @@ def _check_got(accelerator: Accelerator, recipe: Recipe) -> None:
             f"`accelerate launch` was asked for {asked} processes and started {got}: on CPUs it starts several only by "
             f"`{CPU_LAUNCH} {asked}`"
         )
+
+
+def _check_got(accelerator: Accelerator, recipe: Recipe) -> None:
+    check_processes(accelerator.num_processes)
     kind = accelerator.distributed_type
     if _flag("ACCELERATE_USE_DEEPSPEED") and kind != DistributedType.DEEPSPEED:
         raise ValueError(f"DeepSpeed was asked for; Accelerate made {kind.value} of it: launch with `{ZERO_LAUNCH}`")

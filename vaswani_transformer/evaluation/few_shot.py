@@ -20,13 +20,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .bounded_batches import BATCH_TOKENS
 from .completion import complete, search_options
 from .encoder_decoder_scoring import write_targets
-from .few_shot_figures import QuestionLog, Record, figures, scored_record, written_record
+from .few_shot_figures import Key, QuestionLog, Record, figures, scored_record, written_record
 from .masked_scoring import PLL
 from .prompts import DRAWS, Prompt, draw_shots, make_prompt
 from .scorers import Score, check_tasks, kind_of, scorer_of
 from .scoring import Likelihood
 from .task_catalogue import find_tasks
 from .tasks import Question, Task
+from .together import Processes, shared_log
 
 LONGEST_ANSWER = 32
 SPARE_TOKENS = 4  # more than the longest answer has, to see that it ends
@@ -91,6 +92,8 @@ def evaluate_few_shot(
 ) -> dict[str, Any]:
     """Asks a model the questions of tasks with so many examples before them.
 
+    Of several processes that have joined (`torch.distributed`) each asks its part, and all return the same.
+
     Args:
         model: any causal language model; an encoder-decoder, the original Transformer for one, whose source is all that
             stands before a choice; or a masked language model, BERT for one, asked for choices and last words alone.
@@ -130,9 +133,10 @@ def evaluate_few_shot(
     check_tasks(kind_of(model), found)
     for task in found:
         draw_shots(task, task.questions[0], shots=max(shots))  # before hours of work
-    asker = _Asker(model, tokenizer, settings)
+    processes = Processes()
+    asker = _Asker(model, tokenizer, settings, processes)
     told = _told(model, found, settings) | {"scorer": asker.how.kind, "pll": asker.how.pll}
-    log = QuestionLog(out, settings=told, resume=resume)
+    log = shared_log(processes, out, settings=told, resume=resume)
     results: dict[str, Any] = {}
     try:
         for task in found:
@@ -145,7 +149,16 @@ def evaluate_few_shot(
         log.write(results)
         where = f"; --resume goes on with {out}" if out is not None else ""
         raise KeyboardInterrupt(f"stopped after {len(log.records)} answers{where}") from stop
+    log.sort(_keys(found, settings))
     return {"results": results, "settings": log.settings}
+
+
+def _keys(tasks: Sequence[Task], settings: Settings) -> Iterator[Key]:
+    """What is asked, in the order of the settings."""
+    for task in tasks:
+        for number in settings.shots:
+            for seed in range(settings.seeds if number else 1):
+                yield from ((task.name, number, seed, question.id) for question in task.questions[: settings.limit])
 
 
 def _add(results: dict[str, Any], task: Task, number: int, settings: Settings, log: QuestionLog) -> None:
@@ -186,8 +199,10 @@ def _version(name: str) -> str:
 class _Asker:
     """Asks one task at one number of shots after the other."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings) -> None:
-        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings, processes: Processes
+    ) -> None:
+        self.model, self.tokenizer, self.settings, self.processes = model, tokenizer, settings, processes
         self.how = scorer_of(model, tokenizer, pll=settings.pll)
         self.context, self.tokens = self.how.context, self.how.tokens
         self._scorer: Score | None = None
@@ -205,10 +220,12 @@ class _Asker:
         for seed in range(self.settings.seeds if shots else 1):
             left = [q for q in asked if (task.name, shots, seed, q.id) not in log.records]
             done, name = len(asked) - len(left), f"{task.name} {shots}-shot" + (f" seed {seed}" if seed else "")
-            for records in self._answers(task, left, shots, seed) if left else ():
+            mine = self.processes.share(left)
+            answers = self._answers(task, mine, shots, seed) if mine else iter(())
+            for records in self.processes.rounds(answers) if left else ():
                 log.add({"task": task.name, "shots": shots, "seed": seed, **record} for record in records)
                 done += len(records)
-                if progress:
+                if progress and self.processes.first:
                     progress(name, done, len(asked))
 
     def _answers(self, task: Task, questions: Sequence[Question], shots: int, seed: int) -> Iterator[list[Record]]:

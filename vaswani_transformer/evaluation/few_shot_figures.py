@@ -153,7 +153,7 @@ class QuestionLog:
             self._compare()
             self.records = {key_of(record): record for record in _whole_lines(self.path)}
         self.folder.mkdir(parents=True, exist_ok=True)
-        _replace(self.path, "".join(json.dumps(record) + "\n" for record in self.records.values()))
+        self.sort(self.records)
         self.write({})
 
     def _compare(self) -> None:
@@ -166,6 +166,12 @@ class QuestionLog:
                 f"--resume goes on with the same settings; got {name}={now[name]!r}, and {before.get(name)!r} in "
                 f"{self.results}"
             )
+
+    def sort(self, keys: Iterable[Key]) -> None:
+        """Puts records in the order of the keys of all, whatever batches and processes they came from."""
+        self.records = {key: self.records[key] for key in keys}
+        if self.folder is not None:
+            _replace(self.path, "".join(json.dumps(record) + "\n" for record in self.records.values()))
 
     def add(self, records: Iterable[Record]) -> None:
         """Keeps records, on disk before anything else is done."""
