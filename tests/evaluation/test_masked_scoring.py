@@ -155,6 +155,27 @@ def test_a_continuation_that_completes_the_contexts_word_leaves_its_beginning_se
     assert text.hidden == ((3,), (4,))
 
 
+def test_a_tail_is_read_but_not_scored_and_its_part_of_the_word_is_hidden(tokenizer):
+    names = ["[CLS]", "a", "new", "dog", "was", ".", "[SEP]"]
+    text = MaskedTokens(tokenizer)("a", " new dog", " was.")
+    assert [tokenizer.convert_ids_to_tokens(i) for i in text.ids] == names
+    assert text.hidden == ((2,), (3,))
+    assert MaskedTokens(tokenizer)("a", " run", "ner sat").hidden == ((2, 3),)
+
+
+def test_labels_of_a_cloze_have_the_probabilities_at_its_mask(tokenizer):
+    model, tokens = drawn(MODELS["ours"]).eval(), MaskedTokens(tokenizer)
+    labels = ("new", "a", "dog")
+    ids = tokenizer("the cat was [MASK] on the mat.", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        logits_V = model(ids).logits[0, ids[0].tolist().index(VOCABULARY["[MASK]"])]
+    expected = logits_V.log_softmax(-1)[[VOCABULARY[label] for label in labels]].tolist()
+    found = dict(
+        MaskedScorer(model, tokenizer)([[tokens("the cat was", f" {label}", " on the mat.") for label in labels]])
+    )
+    assert [score.logprob for score in found[0]] == pytest.approx(expected, abs=1e-5)
+
+
 def test_words_of_a_byte_level_tokenizer_are_known_too():
     vocabulary = {token: n for n, token in enumerate(["<s>", "<pad>", "</s>", "<mask>", "a", "Ġa", "b", "Ġb", "Ġ"])}
     backend = Tokenizer(models.BPE(vocabulary, [("Ġ", "a"), ("Ġ", "b")]))

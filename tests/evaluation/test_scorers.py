@@ -107,6 +107,34 @@ def test_berts_scores_are_the_pseudo_log_likelihoods_of_the_logged_prompt_alone(
             assert logprobs(record, "unconditional") == expected("Answer:", record)
 
 
+@pytest.mark.parametrize("masked", [True, False], ids=["bert", "transformer"])
+def test_the_tail_of_a_cloze_stands_in_shots_and_behind_the_choice_of_bert_alone(
+    masked, bert, bert_tokenizer, model, tokenizer, tmp_path
+):
+    path = tmp_path / "cloze.yaml"
+    rows = [{"word": word, "gold": number % 2} for number, word in enumerate(WORDS[:6])]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    path.write_text(
+        'task: cloze\noutput_type: multiple_choice\ndoc_to_text: "{{word}} was"\ndoc_to_choice: [old, red]\n'
+        'doc_to_tail: " on {{word}}."\ndoc_to_target: gold\ntest_split: test\nfewshot_delimiter: "\\n"\n'
+        "dataset_kwargs: {data_files: {test: rows.jsonl}}\n",
+        encoding="utf-8",
+    )
+    asked, ids = (bert, bert_tokenizer) if masked else (model, tokenizer)
+    evaluate_few_shot(asked, ids, [str(path)], shots=(1,), out=tmp_path / "out")
+    for record in records(tmp_path / "out"):
+        word, shot = (WORDS[int(name)] for name in (record["id"], record["shot_ids"][0]))
+        label = ("old", "red")[int(record["shot_ids"][0]) % 2]
+        assert record["prompt"] == f"{shot} was {label} on {shot}.\n{word} was"
+        assert record["tail"] == f" on {word}."
+        if masked:
+            texts = [MaskedTokens(ids)(record["prompt"], f" {x}", record["tail"]) for x in ("old", "red")]
+            expected = score_masked_plainly(bert, texts, mask=ids.mask_token_id)
+        else:
+            expected = score_pairs_plainly(model, [PairTokens(ids)(record["prompt"], x) for x in ("old", "red")])
+        assert logprobs(record) == pytest.approx([score.logprob for score in expected], abs=1e-4)
+
+
 def test_the_transformers_scores_are_those_of_targets_behind_the_logged_prompt(model, tokenizer, tmp_path):
     out = tmp_path / "out"
     found = evaluate_few_shot(model, tokenizer, [PICK, BARE, LAST], shots=(0, 2), batch_tokens=300, out=out)

@@ -245,8 +245,8 @@ class _Asker:
         rows: dict[str, list[Any]] = {}
 
         def fits(prompt: Prompt) -> bool:
-            choices = enumerate(prompt.question.choices)
-            row = [self.tokens(prompt.context_of(number), choice) for number, choice in choices]
+            choices, tail = enumerate(prompt.question.choices), prompt.question.tail
+            row = [self.tokens(prompt.context_of(number), choice, tail) for number, choice in choices]
             rows[prompt.question.id] = row  # the last one asked about is the one that fits
             return self.context is None or max(choice.read for choice in row) <= self.context
 
@@ -254,7 +254,7 @@ class _Asker:
         bare: dict[int, list[Likelihood]] = {}
         if task.unconditional is not None:
             alone = str(task.unconditional)
-            bare = dict(self.scorer([[self.tokens(alone, choice) for choice in q.choices] for q in questions]))
+            bare = dict(self.scorer([[self.tokens(alone, choice, q.tail) for choice in q.choices] for q in questions]))
         for number, scores in self.scorer([rows[question.id] for question in questions]):
             yield [scored_record(prompts[number], scores, task, bare.get(number))]
 

@@ -62,7 +62,8 @@ def _asked(prompt: Prompt) -> Record:
     alone = len(prompt.question.contexts) == 1
     texts = [prompt.context_of(number) for number in range(len(prompt.question.contexts))]
     told = {"prompt": texts[0] if alone else texts, "shot_ids": list(prompt.shots), "dropped": prompt.dropped}
-    return {"id": prompt.question.id, **told}
+    tail = {"tail": prompt.question.tail} if prompt.question.tail else {}
+    return {"id": prompt.question.id, **told, **tail}
 
 
 def chosen(record: Record, score: str) -> int:

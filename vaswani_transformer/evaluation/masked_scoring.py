@@ -6,7 +6,8 @@ hidden too, Kauf & Ivanova (2023), "A Better Way to Do Masked Language Model Sco
 never hidden: a score is of the choice behind it, as a causal model's.
 
 A row is a text with its hidden tokens. Choices that hide the same place of the same text share one row: all labels of
-one token, behind the same prompt, are read off one [MASK], the cloze form.
+one token are read off one [MASK], the cloze form of Schick & Schütze (2021), "Exploiting Cloze Questions for Few Shot
+Text Classification and Natural Language Inference", here without their updates.
 """
 
 from collections.abc import Iterator, Sequence
@@ -54,7 +55,8 @@ class MaskedText:
 class MaskedTokens:
     """Tokenises contexts with their continuations in one segment, special tokens around both.
 
-    A token belongs to the continuation where it ends behind the context, spaces at the context's end not counted.
+    A token belongs to the continuation where it ends behind the context, spaces at the context's end not counted, and
+    begins before the tail.
 
     Args:
         tokenizer: a fast one, which knows the words that tokens belong to.
@@ -73,21 +75,22 @@ class MaskedTokens:
             raise ValueError(f"a masked language model needs a fast tokenizer with a mask token; got {lacks}, {name}")
         self._tokenizer, self._pll = tokenizer, pll
 
-    def __call__(self, context: str, continuation: str) -> MaskedText:
-        """Returns the tokens of a context and what follows it.
+    def __call__(self, context: str, continuation: str, tail: str = "") -> MaskedText:
+        """Returns the tokens of a context, what follows it, and what stands behind both, which is read but not scored.
 
         Raises:
             ValueError: a continuation without a token.
         """
-        found: Any = self._tokenizer(context + continuation, return_offsets_mapping=True, verbose=False)
-        ids, words, begin = found["input_ids"], found.word_ids(), len(context.rstrip())
-        ends = [end for _, end in found["offset_mapping"]]
-        places = [place for place in range(len(ids)) if words[place] is not None and ends[place] > begin]
+        found: Any = self._tokenizer(context + continuation + tail, return_offsets_mapping=True, verbose=False)
+        ids, words = found["input_ids"], found.word_ids()
+        begin, end = len(context.rstrip()), len(context + continuation)
+        inside = [first < end and last > begin for first, last in found["offset_mapping"]]
+        places = [place for place in range(len(ids)) if words[place] is not None and inside[place]]
         if not places:
             raise ValueError(f"a continuation must have a token; got {continuation!r} behind {context[-40:]!r}")
         if self._pll == "original":
             return MaskedText(tuple(ids), tuple((place,) for place in places))
-        rest = [tuple(q for q in places if q >= place and words[q] == words[place]) for place in places]
+        rest = [tuple(q for q in range(place, len(ids)) if words[q] == words[place]) for place in places]
         return MaskedText(tuple(ids), tuple(rest))
 
 

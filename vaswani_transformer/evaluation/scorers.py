@@ -36,7 +36,8 @@ class Scorer:
     Args:
         kind: one of `KINDS`.
         context: how many tokens the model can read, None where that has no end.
-        tokens: tokenises a context and a choice; `read` of what it returns must not be above `context`.
+        tokens: tokenises a context, a choice and its tail, which others than masked models do not read; `read` of what
+            it returns must not be above `context`.
         score: takes most tokens of a batch and returns the function that scores the choices of questions; a model is
             tried with a few of them then.
         pll: what is hidden with a masked token, see `MaskedTokens`; None of other kinds.
@@ -44,7 +45,7 @@ class Scorer:
 
     kind: str
     context: int | None
-    tokens: Callable[[str, str], Any]
+    tokens: Callable[[str, str, str], Any]
     score: Callable[[int], Score]
     pll: str | None = None
 
@@ -62,10 +63,11 @@ def scorer_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, pll
     """
     kind, context = kind_of(model), context_of(model)
     if kind == "causal":
-        return Scorer(kind, context, Tokens(model, tokenizer), lambda most: PackedScorer(model, batch_tokens=most))
+        ids, packed = Tokens(model, tokenizer), partial(PackedScorer, model)
+        return Scorer(kind, context, lambda text, choice, _: ids(text, choice), lambda most: packed(batch_tokens=most))
     if kind == "encoder_decoder":
-        make = partial(EncoderDecoderScorer, model, tokenizer)
-        return Scorer(kind, context, PairTokens(tokenizer), lambda most: make(batch_tokens=most))
+        pairs, make = PairTokens(tokenizer), partial(EncoderDecoderScorer, model, tokenizer)
+        return Scorer(kind, context, lambda text, choice, _: pairs(text, choice), lambda most: make(batch_tokens=most))
     context = min(tokenizer.model_max_length, context or tokenizer.model_max_length)  # RoBERTa's has two rows more
     masked, hidden = partial(MaskedScorer, model, tokenizer), MaskedTokens(tokenizer, pll=pll)
     return Scorer(kind, context, hidden, lambda most: masked(batch_tokens=most), pll)

@@ -18,6 +18,8 @@ class Question:
         choices: what may follow, with the space that parts it from its context; of a `completion` the accepted answers,
             the first being shown where the question is a shot.
         gold: number of the right choice; of a `completion` 0.
+        tail: what stands behind a choice, the end of a cloze. A masked language model reads it with the choice; others,
+            which read from left to right, see it in shots alone.
 
     Raises:
         ValueError: no choice, an empty one, a gold number that is none of a choice, a wrong number of contexts.
@@ -27,6 +29,7 @@ class Question:
     contexts: tuple[str, ...]
     choices: tuple[str, ...]
     gold: int = 0
+    tail: str = ""
 
     def __post_init__(self) -> None:
         if not self.choices or not all(choice.strip() for choice in self.choices):
@@ -48,7 +51,7 @@ class Question:
     @property
     def as_shot(self) -> str:
         """Returns the question with its right answer."""
-        return self.context_of(self.gold) + self.choices[self.gold]
+        return self.context_of(self.gold) + self.choices[self.gold] + self.tail
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@
     doc_to_target: answer                 # the right choice's number, or its text
     metadata: {version: 1}
 
-Ours alone: `score` and `unconditional`, see `Task`.
+Ours alone: `score` and `unconditional`, see `Task`; `doc_to_tail`, as doc_to_text, `tail` of a `Question`.
 """
 
 import ast
@@ -32,7 +32,7 @@ from .tasks import Question, Task
 NEEDED = ("task", "output_type", "doc_to_text", "doc_to_target", "dataset_kwargs")
 OPTIONAL = (
     "dataset_path", "test_split", "validation_split", "training_split", "fewshot_split", "doc_to_choice", "description",
-    "target_delimiter", "fewshot_delimiter", "metadata", "score", "unconditional", "tag",
+    "doc_to_tail", "target_delimiter", "fewshot_delimiter", "metadata", "score", "unconditional", "tag",
     "metric_list", "generation_kwargs", "num_fewshot",
 )  # fmt: skip
 KINDS = {"multiple_choice": "choice", "generate_until": "completion"}
@@ -121,7 +121,8 @@ def _question(settings: dict[str, Any], row: Row, name: str) -> Question:
         gold = Row(row.place, {"doc_to_target": target}).number("doc_to_target", below=len(texts))
     if not all(text.strip() for text in texts):
         raise ValueError(f"doc_to_choice must give no empty choice; got {texts} at {row.place}")
-    return Question(name, (context,), tuple(delimiter + text for text in texts), gold)
+    tail = str(_value(settings.get("doc_to_tail", ""), row))
+    return Question(name, (context,), tuple(delimiter + text for text in texts), gold, tail)
 
 
 def _listed(value: Any) -> bool:
