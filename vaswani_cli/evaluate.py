@@ -13,7 +13,7 @@ EPILOG = """examples:
   vaswani evaluate runs/gpt-demo
   vaswani evaluate gpt2 --tasks hellaswag,lambada_openai,arc_easy --shots 0,1,5 --seeds 3 --out runs/few
   vaswani evaluate runs/gpt --tasks hellaswag --data hellaswag=dev.jsonl.xz hellaswag.shots=train.jsonl.xz
-  vaswani evaluate runs/gpt --tasks mine.yaml --draw shared --out runs/mine --resume
+  vaswani evaluate runs/gpt --tasks mine.yaml,mine.py --draw shared --out runs/mine --resume
 
 Without --tasks: arithmetic, word scrambling and a cloze of the embedded novels, 50 questions of each, offline.
 The shots of a question are drawn from its name, the task's and a seed: they stay the same with any subset and batch.
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = EPILOG
     parser.add_argument("model", metavar="MODEL", help="a model's folder, or its name on the Hub")
-    parser.add_argument("--tasks", metavar="A,B", type=_names, help="tasks, groups or YAML files (embedded)")
+    parser.add_argument("--tasks", metavar="A,B", type=_names, help="tasks, groups, YAML or Python files (embedded)")
     parser.add_argument("--shots", metavar="K,K", type=_numbers, default=[0, 1, 5], help="numbers of examples (0,1,5)")
     parser.add_argument("--seeds", metavar="N", type=positive, default=1, help="draws of the examples (1)")
     parser.add_argument("--draw", choices=["per_example", "shared"], default="per_example", help="(per_example)")

@@ -26,7 +26,6 @@ from .scoring import Continuation, Likelihood, Tokens
 from .task_catalogue import find_tasks
 from .tasks import Question, Task
 
-LONGEST_ANSWER = 32
 SPARE_TOKENS = 4  # more than the longest answer has, to see that it ends
 LIBRARIES = ("vaswani-transformer", "torch", "transformers", "tokenizers", "numpy")
 
@@ -228,7 +227,7 @@ class _Asker:
     ) -> Iterator[list[Record]]:
         answers = [choice for question in task.questions for choice in question.choices]
         lengths = [len(ids) for ids in self.tokenizer(answers, add_special_tokens=False)["input_ids"]]  # type: ignore[arg-type]
-        new_tokens = min(LONGEST_ANSWER, max(lengths)) + SPARE_TOKENS
+        new_tokens = min(task.longest_answer, max(lengths)) + SPARE_TOKENS
 
         def ids_of(prompt: Prompt) -> list[int]:
             ids: Any = self.tokenizer(prompt.context_of(0), verbose=False)["input_ids"]

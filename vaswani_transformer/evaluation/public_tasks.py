@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .blimp_subsets import SUBSETS
+from .phrases import LONGEST_PHRASE, PAIRS, phrase
 from .task_rows import Row, file_rows, hub_rows, questions_of
 from .tasks import Question, Task
 
@@ -186,6 +188,36 @@ def _wic(row: Row, name: str) -> Question:
     return _choice(name, context, ("no", "yes"), row.letter("label", (False, True)))
 
 
+def _wsc(row: Row, name: str) -> Question:
+    """The pronoun between stars. Departure from lm-eval: quotation marks keep the spaces around them."""
+    inside = "target." if "target" in row.values else ""  # the published files, and the Hub's rows
+    noun, pronoun = (row.text(f"{inside}span{number}_text") for number in (1, 2))
+    words = row.text("text").split()
+    text, number = " ".join(words), row.number(f"{inside}span2_index", below=len(words))
+    found = [match.start() for match in re.finditer(rf"(?<!\w){re.escape(pronoun)}(?!\w)", text)]
+    if not found:
+        raise ValueError(f"the pronoun must be in the text; got {pronoun!r} and {text!r} at {row.place}")
+    behind = len(" ".join(words[:number])) + 1
+    place = min(found, key=lambda at: abs(at - behind))  # some rows count words in another way
+    passage = f"{text[:place]}*{pronoun}*{text[place + len(pronoun) :]}"
+    passage = re.sub(r" (n't|[)'.,])", r"\1", passage).replace("( ", "(")
+    context = (
+        f'Passage: {passage}\nQuestion: In the passage above, does the pronoun "*{pronoun}*" refer to "*{noun}*"?\n'
+        "Answer:"
+    )
+    return _choice(name, context, ("no", "yes"), row.letter("label", (False, True)))
+
+
+def _storycloze(row: Row, name: str) -> Question:
+    """Four sentences and two ends, by the fields of the Hub or of the published files."""
+    published = "InputSentence1" in row.values
+    field = "InputSentence" if published else "input_sentence_"
+    quiz = "RandomFifthSentenceQuiz" if published else "sentence_quiz"
+    gold = row.number("AnswerRightEnding" if published else "answer_right_ending", below=2, first=1)
+    context = " ".join(row.text(f"{field}{number}") for number in range(1, 5))
+    return _choice(name, context, [row.text(f"{quiz}{number}") for number in (1, 2)], gold)
+
+
 def _sst2(row: Row, name: str) -> Question:
     context = f"{row.text('sentence')}\nQuestion: Is this sentence positive or negative?\nAnswer:"
     return _choice(name, context, ("negative", "positive"), row.number("label", below=2))
@@ -208,7 +240,8 @@ CB = {
     "labels": ("entailment", "contradiction", "neutral"),
     "choices": ("True", "False", "Neither"),
 }
-GLUE, SUPERGLUE, LAMBADA = "nyu-mll/glue", "aps/super_glue", "EleutherAI/lambada_openai"
+GLUE, SUPERGLUE = "nyu-mll/glue", "aps/super_glue"
+LAMBADA, STORYCLOZE = "EleutherAI/lambada_openai", "LSDSem/story_cloze"
 
 PUBLIC: dict[str, PublicTask] = {
     "hellaswag": PublicTask(_hellaswag, ("Rowan/hellaswag", None, "validation", "train")),
@@ -229,6 +262,9 @@ PUBLIC: dict[str, PublicTask] = {
     "cb": PublicTask(partial(_entailment, **CB), (SUPERGLUE, "cb", "validation", "train")),
     "copa": PublicTask(_copa, (SUPERGLUE, "copa", "validation", "train")),
     "wic": PublicTask(_wic, (SUPERGLUE, "wic", "validation", "train")),
+    "wsc": PublicTask(_wsc, (SUPERGLUE, "wsc.fixed", "validation", "train")),
+    "storycloze_2016": PublicTask(_storycloze, (STORYCLOZE, "2016", "test", "validation")),
+    "storycloze_2018": PublicTask(_storycloze, (STORYCLOZE, "2018", "validation", "validation")),  # test has no labels
     "sst2": PublicTask(_sst2, (GLUE, "sst2", "validation", "train")),
     "triviaqa": PublicTask(
         partial(_closed_book, answers="answer.aliases"),
@@ -243,3 +279,17 @@ PUBLIC: dict[str, PublicTask] = {
         partial(_closed_book, answers="answers"), ("stanfordnlp/web_questions", None, "test", "train"), "completion"
     ),
 }  # fmt: skip
+
+PUBLIC |= {
+    f"blimp_{subset}": PublicTask(_blimp, ("nyu-mll/blimp", subset, "train", "train"), more={"score": "sum"})
+    for subset in SUBSETS
+}
+PUBLIC |= {
+    name: PublicTask(
+        partial(phrase, source=source, target=target),
+        (place, config, "test", "validation"),
+        "completion",
+        more={"longest_answer": LONGEST_PHRASE},
+    )
+    for name, (place, config, source, target) in PAIRS.items()
+}

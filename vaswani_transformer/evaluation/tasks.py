@@ -65,6 +65,7 @@ class Task:
         description: stands before the shots, in every setting; GPT-3's zero-shot prompt is it and the question.
         delimiter: between description, shots and question.
         score: which of `SCORES` tells the likeliest choice; "token" is GPT-3's default.
+        longest_answer: most tokens of an answer in free text; fewer are written where all accepted ones are shorter.
         unconditional: the context of GPT-3's P(c | context) / P(c | unconditional); None where that is not asked for.
         source: where the questions come from, for the results.
         licence: of the data.
@@ -83,6 +84,7 @@ class Task:
     delimiter: str = "\n\n"
     score: str = "token"
     unconditional: str | None = None
+    longest_answer: int = 32
     source: str = ""
     licence: str = ""
     citation: str = ""
