@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", metavar="N", type=positive, default=1, help="draws of the examples (1)")
     parser.add_argument("--draw", choices=["per_example", "shared"], default="per_example", help="(per_example)")
     parser.add_argument("--balanced", action="store_true", help="examples of all labels in turn")
+    parser.add_argument("--beams", metavar="N", type=positive, default=1, help="beams of free text, GPT-3's 4 (1)")
     parser.add_argument("--limit", metavar="N", type=positive, help="first questions of each task (all)")
     parser.add_argument(
         "--data", metavar="TASK=PATH", nargs="+", action="extend", default=[], help="local files; task.shots=PATH too"
@@ -74,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             balanced=arguments.balanced,
             limit=limit,
             batch_tokens=arguments.batch_tokens,
+            beams=arguments.beams,
             out=arguments.out,
             resume=arguments.resume,
             progress=bar.show,
@@ -120,7 +122,11 @@ def table(found: dict[str, Any]) -> list[str]:
     settings, results = found["settings"], found["results"]
     shots = [str(number) for number in settings["shots"]]
     head = ["task", "questions", "chance", *(f"{number}-shot" for number in shots)]
-    rows = [[name, *_cells(by_shots, shots)] for name, by_shots in results.items()]
+    rows = [
+        [name if metric == "acc" else f"{name} {metric}", *_cells(by_shots, shots, metric)]
+        for name, by_shots in results.items()
+        for metric in settings["tasks"][name]["metrics"] or ("acc",)
+    ]
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
     lines.append(
@@ -133,14 +139,14 @@ def table(found: dict[str, Any]) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def _cells(by_shots: dict[str, Any], shots: list[str]) -> list[str]:
+def _cells(by_shots: dict[str, Any], shots: list[str], metric: str) -> list[str]:
     first = by_shots[shots[0]]
     chance = "" if first.get("chance") is None else f"{100 * first['chance']:.1f}"
-    return [str(first["questions"]), chance, *(_percent(by_shots[number]) for number in shots)]
+    return [str(first["questions"]), chance, *(_percent(by_shots[number], metric) for number in shots)]
 
 
-def _percent(figures: dict[str, Any]) -> str:
-    if "acc" not in figures:
+def _percent(figures: dict[str, Any], metric: str) -> str:
+    if metric not in figures:
         return ""
-    error = figures["acc_stderr"]
-    return f"{100 * figures['acc']:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
+    scale, error = 1 if metric == "bleu" else 100, figures[f"{metric}_stderr"]
+    return f"{scale * figures[metric]:.1f}" + ("" if error is None else f" ± {scale * error:.1f}")

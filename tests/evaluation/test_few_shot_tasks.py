@@ -336,6 +336,7 @@ def test_free_text_takes_a_target_or_a_list_of_them(tmp_path):
         ("task: capitals\n", "", r"must have the key 'task'.*capitals\.yaml"),
         ("doc_to_target: right", "doc_to_target: !function x.y", r"without code; got (?s:.*)!function.*capitals\.yaml"),
         ("multiple_choice", "loglikelihood", r"output_type must be.*capitals\.yaml"),
+        ("metadata:", "metric_list: [acc]\nmetadata:", r"metric_list must be a list.*'acc'.*capitals\.yaml"),
         ("test_split: test", "test_split: dev", r"test_split.*'dev'.*capitals\.yaml"),
     ],
 )

@@ -4,7 +4,7 @@ Every setting is a prompt and a forward pass, no update: zero shots are the desc
 an example, few shots K. The likeliest choice has the highest mean log-probability of a token, unless its task says
 otherwise.
 
-Departure: text is written greedily; the paper searches with beams.
+Departure: text is written greedily unless beams are asked for; the paper searches with four.
 """
 
 import platform
@@ -14,12 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .beam_completion import LENGTH_PENALTY
 from .causal_lm import context_of
-from .completion import complete, search_options
 from .few_shot_figures import QuestionLog, Record, figures, scored_record, written_record
+from .free_text import Writer
 from .packed_scoring import BATCH_TOKENS, PackedScorer
 from .prompts import DRAWS, Prompt, draw_shots, make_prompt
 from .scoring import Continuation, Likelihood, Tokens
@@ -41,6 +41,7 @@ class Settings:
         balanced: shots of all labels in turn.
         limit: first questions of each task; all where left out.
         batch_tokens: most tokens of a batch.
+        beams: 1 to write greedily, else the width of a beam search.
 
     Raises:
         ValueError: a number out of its range, a number of shots twice, an unknown draw.
@@ -52,12 +53,13 @@ class Settings:
     balanced: bool = False
     limit: int | None = None
     batch_tokens: int = BATCH_TOKENS
+    beams: int = 1
 
     def __post_init__(self) -> None:
         shots = self.shots
         if not shots or min(shots) < 0 or len(set(shots)) < len(shots):
             raise ValueError(f"shots must be numbers from 0, each once; got shots={list(shots)}")
-        for name in ("seeds", "limit", "batch_tokens"):
+        for name in ("seeds", "limit", "batch_tokens", "beams"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1; got {name}={value}")
@@ -76,6 +78,7 @@ def evaluate_few_shot(
     balanced: bool = False,
     limit: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
+    beams: int = 1,
     data: Mapping[str, str] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -93,6 +96,7 @@ def evaluate_few_shot(
         balanced: examples of all labels in turn.
         limit: first questions of each task; all where left out.
         batch_tokens: most tokens of a batch; halved where memory does not hold it.
+        beams: 1 to write free text greedily, 4 for GPT-3's beam search with length penalty 0.6.
         data: local files of public tasks, see `find_tasks`.
         out: folder for results.json and questions.jsonl, written as questions are answered.
         resume: go on with what `out` holds.
@@ -108,7 +112,13 @@ def evaluate_few_shot(
         KeyboardInterrupt: after results.json is written with what is done.
     """
     settings = Settings(
-        shots=tuple(shots), seeds=seeds, draw=draw, balanced=balanced, limit=limit, batch_tokens=batch_tokens
+        shots=tuple(shots),
+        seeds=seeds,
+        draw=draw,
+        balanced=balanced,
+        limit=limit,
+        batch_tokens=batch_tokens,
+        beams=beams,
     )
     found = find_tasks(tasks, data=data)
     for task in found:
@@ -140,7 +150,8 @@ def _add(results: dict[str, Any], task: Task, number: int, settings: Settings, l
 
 def _told(model: PreTrainedModel, tasks: Sequence[Task], settings: Settings) -> dict[str, Any]:
     """Every setting, plain values for JSON."""
-    names = ("version", "kind", "score", "description", "delimiter", "unconditional", "source", "licence", "citation")
+    names = ("version", "kind", "score", "metrics", "description", "delimiter", "unconditional", "longest_answer")
+    names += ("source", "licence", "citation")
     return {
         "model": model.config._name_or_path,
         "model_type": model.config.model_type,
@@ -152,6 +163,8 @@ def _told(model: PreTrainedModel, tasks: Sequence[Task], settings: Settings) -> 
         "balanced": settings.balanced,
         "limit": settings.limit,
         "batch_tokens": settings.batch_tokens,
+        "beams": settings.beams,
+        "length_penalty": LENGTH_PENALTY if settings.beams > 1 else None,
         "tasks": {task.name: {name: getattr(task, name) for name in names} for task in tasks},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
     }
@@ -172,6 +185,7 @@ class _Asker:
         self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.context, self.tokens = context_of(model), Tokens(model, tokenizer)
         self._scorer: PackedScorer | None = None
+        self._writer: Writer | None = None
 
     @property
     def scorer(self) -> PackedScorer:
@@ -179,6 +193,14 @@ class _Asker:
         if self._scorer is None:
             self._scorer = PackedScorer(self.model, batch_tokens=self.settings.batch_tokens)
         return self._scorer
+
+    @property
+    def writer(self) -> Writer:
+        """Made when it is first needed: beams look at every token for a line's end."""
+        if self._writer is None:
+            how = self.settings
+            self._writer = Writer(self.model, self.tokenizer, beams=how.beams, batch_tokens=how.batch_tokens)
+        return self._writer
 
     def ask(self, task: Task, shots: int, log: QuestionLog, progress: Callable[[str, int, int], object] | None) -> None:
         """Answers what the log lacks."""
@@ -237,22 +259,9 @@ class _Asker:
             return self.context is None or len(ids_of(prompt)) + new_tokens <= self.context
 
         prompts = [make_prompt(task, q, shots, fits=fits) for q, shots in zip(questions, drawn, strict=True)]
-        size = max(1, self.settings.batch_tokens // max(len(ids_of(prompt)) + new_tokens for prompt in prompts))
+        size = self.writer.batch_size(max(len(ids_of(prompt)) + new_tokens for prompt in prompts))
         for start in range(0, len(prompts), size):
             part = prompts[start : start + size]
-            texts = self._complete([ids_of(prompt) for prompt in part], new_tokens, self.settings.batch_tokens)
-            yield [written_record(prompt, text) for prompt, text in zip(part, texts, strict=True)]
-
-    def _complete(self, prompts: list[list[int]], new_tokens: int, batch_tokens: int) -> list[str]:
-        """Writes greedily; a batch that memory does not hold is halved."""
-        options = search_options(self.model, greedy=True)
-        try:
-            return complete(
-                self.model, self.tokenizer, prompts, new_tokens=new_tokens, batch_tokens=batch_tokens, **options
-            )
-        except torch.OutOfMemoryError:
-            if len(prompts) < 2:
-                raise
-        middle = len(prompts) // 2
-        parts = (prompts[:middle], prompts[middle:])
-        return [text for part in parts for text in self._complete(part, new_tokens, batch_tokens)]
+            texts = self.writer([ids_of(prompt) for prompt in part], new_tokens)
+            pairs = zip(part, texts, strict=True)
+            yield [written_record(prompt, text, metrics=task.metrics) for prompt, text in pairs]

@@ -134,7 +134,7 @@ class PackedScorer:
         try:
             return self._forward(rows, cache)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if len(rows) < 2 or not _out_of_memory(error):
+            if len(rows) < 2 or not out_of_memory(error):
                 raise
         self.batch_tokens = max(1, self.batch_tokens // 2)
         logger.warning("memory does not hold a batch: going on with batches of %s tokens", self.batch_tokens)
@@ -208,8 +208,8 @@ def _slow(reason: str) -> bool:
     return False
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    """Also a CPU's, which torch tells as a RuntimeError."""
+def out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error tells that memory is short; a CPU's is a RuntimeError of torch."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 

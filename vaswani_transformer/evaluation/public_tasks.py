@@ -229,6 +229,7 @@ def _closed_book(row: Row, name: str, *, answers: str) -> Question:
     return Question(name, (f"Question: {row.text('question')}\nAnswer:",), tuple(f" {text}" for text in texts))
 
 
+CLOSED_BOOK = {"metrics": ("em", "f1")}
 ANSWER = {"score": "unconditional", "unconditional": "Answer:"}
 RTE = {
     "fields": ("sentence1|premise", "sentence2|hypothesis"),
@@ -270,13 +271,16 @@ PUBLIC: dict[str, PublicTask] = {
         partial(_closed_book, answers="answer.aliases"),
         ("mandarjoshi/trivia_qa", "rc.nocontext", "validation", "train"),
         "completion",
+        CLOSED_BOOK,
     ),
     "nq_open": PublicTask(
         partial(_closed_book, answers="answer"), ("google-research-datasets/nq_open", None, "validation", "train"),
         "completion",
+        CLOSED_BOOK,
     ),
     "webqs": PublicTask(
-        partial(_closed_book, answers="answers"), ("stanfordnlp/web_questions", None, "test", "train"), "completion"
+        partial(_closed_book, answers="answers"), ("stanfordnlp/web_questions", None, "test", "train"), "completion",
+        CLOSED_BOOK,
     ),
 }  # fmt: skip
 
@@ -289,7 +293,7 @@ PUBLIC |= {
         partial(phrase, source=source, target=target),
         (place, config, "test", "validation"),
         "completion",
-        more={"longest_answer": LONGEST_PHRASE},
+        more={"longest_answer": LONGEST_PHRASE, "metrics": ("bleu",)},
     )
     for name, (place, config, source, target) in PAIRS.items()
 }
