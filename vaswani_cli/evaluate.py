@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draw", choices=["per_example", "shared"], default="per_example", help="(per_example)")
     parser.add_argument("--balanced", action="store_true", help="examples of all labels in turn")
     parser.add_argument("--beams", metavar="N", type=positive, default=1, help="beams of free text, GPT-3's 4 (1)")
+    parser.add_argument("--calibrate", action="store_true", help="contextual calibration of tasks with fixed labels")
     parser.add_argument("--limit", metavar="N", type=positive, help="first questions of each task (all)")
     parser.add_argument(
         "--data", metavar="TASK=PATH", nargs="+", action="extend", default=[], help="local files; task.shots=PATH too"
@@ -76,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
             limit=limit,
             batch_tokens=arguments.batch_tokens,
             beams=arguments.beams,
+            calibrate=arguments.calibrate,
             out=arguments.out,
             resume=arguments.resume,
             progress=bar.show,

@@ -17,6 +17,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .beam_completion import LENGTH_PENALTY
+from .calibration import QUESTIONS, Calibration
 from .causal_lm import context_of
 from .few_shot_figures import QuestionLog, Record, figures, scored_record, written_record
 from .free_text import Writer
@@ -42,6 +43,7 @@ class Settings:
         limit: first questions of each task; all where left out.
         batch_tokens: most tokens of a batch.
         beams: 1 to write greedily, else the width of a beam search.
+        calibrate: contextual calibration of tasks with fixed labels.
 
     Raises:
         ValueError: a number out of its range, a number of shots twice, an unknown draw.
@@ -54,6 +56,7 @@ class Settings:
     limit: int | None = None
     batch_tokens: int = BATCH_TOKENS
     beams: int = 1
+    calibrate: bool = False
 
     def __post_init__(self) -> None:
         shots = self.shots
@@ -79,6 +82,7 @@ def evaluate_few_shot(
     limit: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     beams: int = 1,
+    calibrate: bool = False,
     data: Mapping[str, str] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -97,6 +101,8 @@ def evaluate_few_shot(
         limit: first questions of each task; all where left out.
         batch_tokens: most tokens of a batch; halved where memory does not hold it.
         beams: 1 to write free text greedily, 4 for GPT-3's beam search with length penalty 0.6.
+        calibrate: divide what a label gets by what it gets without a question, in tasks with fixed labels (those with
+            `blank`); see `calibration`.
         data: local files of public tasks, see `find_tasks`.
         out: folder for results.json and questions.jsonl, written as questions are answered.
         resume: go on with what `out` holds.
@@ -119,8 +125,14 @@ def evaluate_few_shot(
         limit=limit,
         batch_tokens=batch_tokens,
         beams=beams,
+        calibrate=calibrate,
     )
     found = find_tasks(tasks, data=data)
+    if calibrate and not any(task.blank for task in found):
+        raise ValueError(
+            "calibration needs a task with fixed labels and `blank`, sst2 for one; got "
+            f"{', '.join(task.name for task in found)}"
+        )
     for task in found:
         draw_shots(task, task.questions[0], shots=max(shots))  # before hours of work
     log = QuestionLog(out, settings=_told(model, found, settings), resume=resume)
@@ -165,7 +177,14 @@ def _told(model: PreTrainedModel, tasks: Sequence[Task], settings: Settings) -> 
         "batch_tokens": settings.batch_tokens,
         "beams": settings.beams,
         "length_penalty": LENGTH_PENALTY if settings.beams > 1 else None,
-        "tasks": {task.name: {name: getattr(task, name) for name in names} for task in tasks},
+        "calibrate": settings.calibrate,
+        "tasks": {
+            task.name: {
+                **{name: getattr(task, name) for name in names},
+                "calibrated": settings.calibrate and task.blank is not None,
+            }
+            for task in tasks
+        },
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
     }
 
@@ -186,6 +205,7 @@ class _Asker:
         self.context, self.tokens = context_of(model), Tokens(model, tokenizer)
         self._scorer: PackedScorer | None = None
         self._writer: Writer | None = None
+        self._calibrations: dict[str, Calibration] = {}
 
     @property
     def scorer(self) -> PackedScorer:
@@ -222,11 +242,20 @@ class _Asker:
         ]
         if task.kind == "completion":
             yield from self._written(task, questions, drawn)
+        elif how.calibrate and task.blank is not None:
+            calibration = self._calibrations.setdefault(task.name, Calibration(task, self.tokens))
+            for start in range(0, len(questions), QUESTIONS):
+                part = slice(start, start + QUESTIONS)
+                yield from self._scored(task, questions[part], drawn[part], calibration)
         else:
             yield from self._scored(task, questions, drawn)
 
     def _scored(
-        self, task: Task, questions: Sequence[Question], drawn: Sequence[Sequence[Question]]
+        self,
+        task: Task,
+        questions: Sequence[Question],
+        drawn: Sequence[Sequence[Question]],
+        calibration: Calibration | None = None,
     ) -> Iterator[list[Record]]:
         rows: dict[str, list[Continuation]] = {}
 
@@ -234,15 +263,21 @@ class _Asker:
             choices = enumerate(prompt.question.choices)
             row = [self.tokens(prompt.context_of(number), choice) for number, choice in choices]
             rows[prompt.question.id] = row  # the last one asked about is the one that fits
-            return self.context is None or max(choice.read for choice in row) <= self.context
+            longest = max(choice.read for choice in row)
+            if calibration is not None:
+                longest = max(longest, calibration.longest(prompt.before))
+            return self.context is None or longest <= self.context
 
         prompts = [make_prompt(task, q, shots, fits=fits) for q, shots in zip(questions, drawn, strict=True)]
+        if calibration is not None:
+            calibration.find(prompts, self.scorer)
         bare: dict[int, list[Likelihood]] = {}
         if task.unconditional is not None:
             alone = str(task.unconditional)
             bare = dict(self.scorer([[self.tokens(alone, choice) for choice in q.choices] for q in questions]))
         for number, scores in self.scorer([rows[question.id] for question in questions]):
-            yield [scored_record(prompts[number], scores, task, bare.get(number))]
+            bias = None if calibration is None else calibration.of(prompts[number].before)
+            yield [scored_record(prompts[number], scores, task, bare.get(number), bias=bias)]
 
     def _written(
         self, task: Task, questions: Sequence[Question], drawn: Sequence[Sequence[Question]]

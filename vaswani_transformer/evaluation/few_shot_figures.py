@@ -26,7 +26,12 @@ def key_of(record: Record) -> Key:
 
 
 def scored_record(
-    prompt: Prompt, scores: Sequence[Likelihood], task: Task, unconditional: Sequence[Likelihood] | None
+    prompt: Prompt,
+    scores: Sequence[Likelihood],
+    task: Task,
+    unconditional: Sequence[Likelihood] | None,
+    *,
+    bias: Sequence[float] | None = None,
 ) -> Record:
     """Returns the record of a question whose choices were scored.
 
@@ -35,6 +40,7 @@ def scored_record(
         scores: of each choice.
         task: whose score tells the choice.
         unconditional: of each choice behind `task.unconditional`, where the task has it.
+        bias: of each choice, where it is calibrated: see `calibration`. It then tells the choice.
     """
     question = prompt.question
     told: list[dict[str, Any]] = []
@@ -44,10 +50,12 @@ def scored_record(
         told.append({"logprob": score.logprob, **sizes, "greedy": score.greedy})
         if unconditional is not None:
             told[-1]["unconditional"] = unconditional[number].logprob
+        if bias is not None:
+            told[-1]["bias"] = bias[number]
     record = _asked(prompt) | {"scores": told, "gold": question.gold}
     if task.kind == "last_word":
         return record | {"correct": told[0]["greedy"]}
-    choice = chosen(record, task.score)
+    choice = chosen(record, task.score if bias is None else "calibrated")
     return record | {"choice": choice, "correct": choice == question.gold}
 
 
@@ -72,7 +80,7 @@ def chosen(record: Record, score: str) -> int:
 
     Args:
         record: with `scores`.
-        score: one of `SCORES`.
+        score: one of `SCORES`, or "calibrated": the sum less the bias.
     """
     values = [_value(told, score) for told in record["scores"]]
     return values.index(max(values))
@@ -81,6 +89,8 @@ def chosen(record: Record, score: str) -> int:
 def _value(told: dict[str, Any], score: str) -> float:
     if score == "unconditional":
         return told["logprob"] - told["unconditional"]
+    if score == "calibrated":
+        return told["logprob"] - told["bias"]
     return told["logprob"] / (1 if score == "sum" else told[f"{score}s"])
 
 
@@ -92,9 +102,10 @@ def figures(task: Task, seeds: Sequence[Sequence[Record]]) -> dict[str, Any]:
         seeds: the records of each seed; where one was stopped, of the questions that all have.
 
     Returns:
-        `acc` by the task's own score, its mean over seeds, `acc_stderr` and `acc_interval` (95%, bootstrap) over
-        questions, `acc_seeds` and their standard deviation `acc_seeds_std` (None for one seed); of choices `acc_token`,
-        `acc_char`, `acc_byte`, `acc_sum` and `acc_unconditional` where it is asked for, and `chance`; of a last word
+        `acc` by the task's own score, calibrated where that was asked for, its mean over seeds, `acc_stderr` and
+        `acc_interval` (95%, bootstrap) over questions, `acc_seeds` and their standard deviation `acc_seeds_std` (None
+        for one seed); of choices `acc_token`, `acc_char`, `acc_byte`, `acc_sum` and `acc_unconditional` where it is
+        asked for, and `chance`; of a last word
         `perplexity`; of text those of the task's metrics: `em` and `f1` (0 to 1) with the same errors, `bleu` as
         `bleu_figures` says; `questions`, `shots_dropped` and `shots_mean`, those that prompts had room for.
     """

@@ -10,7 +10,7 @@ from typing import Any
 from .blimp_subsets import SUBSETS
 from .phrases import LONGEST_PHRASE, PAIRS, phrase
 from .task_rows import Row, file_rows, hub_rows, questions_of
-from .tasks import Question, Task
+from .tasks import CONTENT, Question, Task
 
 Convert = Callable[[Row, str], Question]
 LETTERS = "ABCDEFGHIJ"
@@ -25,12 +25,14 @@ class PublicTask:
         hub: its name, configuration, split of the questions and split of the shots on the Hub.
         kind: as `Task`'s.
         more: the rest of `Task`'s fields.
+        content: of a task with fixed labels, its fields that hold a question's content.
     """
 
     convert: Convert
     hub: tuple[str, str | None, str, str]
     kind: str = "choice"
     more: dict[str, Any] = field(default_factory=dict)
+    content: tuple[str, ...] = ()
 
 
 def public_task(name: str, paths: Sequence[str] = ()) -> Task:
@@ -51,7 +53,17 @@ def public_task(name: str, paths: Sequence[str] = ()) -> Task:
         source = f"{place} ({config or 'default'}, {asked}) and shots of {drawn}"
     made = [partial(_made, read, known.convert) for read in rows]
     pool = made[1] if len(made) > 1 else None
-    return Task(name=name, kind=known.kind, queries=made[0], pool=pool, source=source, **known.more)
+    blank = known.convert(blank_row(known.content), "blank") if known.content else None
+    return Task(name=name, kind=known.kind, queries=made[0], pool=pool, source=source, blank=blank, **known.more)
+
+
+def blank_row(content: Sequence[str]) -> Row:
+    """Returns a row without content, the first label its answer.
+
+    Args:
+        content: the fields that hold content.
+    """
+    return Row("a row without content", {"label": 0, "span2_index": 0, **dict.fromkeys(content, CONTENT)})
 
 
 def _made(read: Callable[[], Iterator[Row]], convert: Convert) -> list[Question]:
@@ -229,6 +241,7 @@ def _closed_book(row: Row, name: str, *, answers: str) -> Question:
     return Question(name, (f"Question: {row.text('question')}\nAnswer:",), tuple(f" {text}" for text in texts))
 
 
+PAIR, SPANS = ("sentence1", "sentence2"), ("text", "span1_text", "span2_text")
 CLOSED_BOOK = {"metrics": ("em", "f1")}
 ANSWER = {"score": "unconditional", "unconditional": "Answer:"}
 RTE = {
@@ -258,15 +271,15 @@ PUBLIC: dict[str, PublicTask] = {
     "mmlu": PublicTask(_mmlu, ("cais/mmlu", "all", "test", "dev")),
     "piqa": PublicTask(_piqa, ("baber/piqa", None, "validation", "train")),
     "winogrande": PublicTask(_winogrande, ("allenai/winogrande", "winogrande_xl", "validation", "train")),
-    "boolq": PublicTask(_boolq, (SUPERGLUE, "boolq", "validation", "train")),
-    "rte": PublicTask(partial(_entailment, **RTE), (GLUE, "rte", "validation", "train")),
-    "cb": PublicTask(partial(_entailment, **CB), (SUPERGLUE, "cb", "validation", "train")),
+    "boolq": PublicTask(_boolq, (SUPERGLUE, "boolq", "validation", "train"), content=("passage", "question")),
+    "rte": PublicTask(partial(_entailment, **RTE), (GLUE, "rte", "validation", "train"), content=PAIR),
+    "cb": PublicTask(partial(_entailment, **CB), (SUPERGLUE, "cb", "validation", "train"), content=CB["fields"]),
     "copa": PublicTask(_copa, (SUPERGLUE, "copa", "validation", "train")),
-    "wic": PublicTask(_wic, (SUPERGLUE, "wic", "validation", "train")),
-    "wsc": PublicTask(_wsc, (SUPERGLUE, "wsc.fixed", "validation", "train")),
+    "wic": PublicTask(_wic, (SUPERGLUE, "wic", "validation", "train"), content=(*PAIR, "word")),
+    "wsc": PublicTask(_wsc, (SUPERGLUE, "wsc.fixed", "validation", "train"), content=SPANS),
     "storycloze_2016": PublicTask(_storycloze, (STORYCLOZE, "2016", "test", "validation")),
     "storycloze_2018": PublicTask(_storycloze, (STORYCLOZE, "2018", "validation", "validation")),  # test has no labels
-    "sst2": PublicTask(_sst2, (GLUE, "sst2", "validation", "train")),
+    "sst2": PublicTask(_sst2, (GLUE, "sst2", "validation", "train"), content=("sentence",)),
     "triviaqa": PublicTask(
         partial(_closed_book, answers="answer.aliases"),
         ("mandarjoshi/trivia_qa", "rc.nocontext", "validation", "train"),

@@ -7,6 +7,7 @@ from functools import cached_property
 from .text_metrics import METRICS
 
 KINDS = ("choice", "last_word", "completion")
+CONTENT = "\ue000"  # stands in `Task.blank` where the content of a question does
 SCORES = ("token", "char", "byte", "sum", "unconditional")
 
 
@@ -71,6 +72,8 @@ class Task:
         metrics: which of `METRICS` are told of answers in free text, the table's first; where "em" is, it tells which
             answers are right, else an answer must equal an accepted one.
         unconditional: the context of GPT-3's P(c | context) / P(c | unconditional); None where that is not asked for.
+        blank: a question whose content is `CONTENT`, of a task whose choices are the same in every question, for
+            contextual calibration; None of others.
         source: where the questions come from, for the results.
         licence: of the data.
         citation: of the task.
@@ -90,6 +93,7 @@ class Task:
     unconditional: str | None = None
     longest_answer: int = 32
     metrics: tuple[str, ...] = ()
+    blank: Question | None = None
     source: str = ""
     licence: str = ""
     citation: str = ""

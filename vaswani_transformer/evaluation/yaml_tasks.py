@@ -12,7 +12,8 @@
     doc_to_target: answer                 # the right choice's number, or its text
     metadata: {version: 1}
 
-Ours alone: `score` and `unconditional`, see `Task`.
+Ours alone: `score` and `unconditional`, see `Task`; `content`, the fields that hold a question's content, for
+contextual calibration, of a task whose choices are the same in every question.
 """
 
 import ast
@@ -27,13 +28,13 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from ..sections import unknown_name
 from .task_rows import Row, file_rows, questions_of
-from .tasks import Question, Task
+from .tasks import CONTENT, Question, Task
 from .text_metrics import METRICS
 
 NEEDED = ("task", "output_type", "doc_to_text", "doc_to_target", "dataset_kwargs")
 OPTIONAL = (
     "dataset_path", "test_split", "validation_split", "training_split", "fewshot_split", "doc_to_choice", "description",
-    "target_delimiter", "fewshot_delimiter", "metadata", "score", "unconditional", "tag",
+    "target_delimiter", "fewshot_delimiter", "metadata", "score", "unconditional", "content", "tag",
     "metric_list", "generation_kwargs", "num_fewshot",
 )  # fmt: skip
 KINDS = {"multiple_choice": "choice", "generate_until": "completion"}
@@ -89,11 +90,22 @@ def _task(path: Path, settings: dict[str, Any]) -> Task:
         queries=partial(read, files[asked]),
         pool=None if drawn in (None, asked) else partial(read, files[drawn]),
         version=int((settings.get("metadata") or {}).get("version", 1)),
+        blank=_blank(settings, path),
         metrics=_metrics(settings, path),
         delimiter=settings.get("fewshot_delimiter", "\n\n"),
         source=f"{path.name}: {files[asked]}",
         **more,
     )
+
+
+def _blank(settings: dict[str, Any], path: Path) -> Question | None:
+    content = settings.get("content")
+    if content is None:
+        return None
+    if not isinstance(content, list) or KINDS[settings["output_type"]] != "choice":
+        raise ValueError(f"content must be a list of the fields of a multiple_choice task; got {content!r} in {path}")
+    row = Row(f"a row of {path} without content", dict.fromkeys(map(str, content), CONTENT))
+    return _question(settings | {"doc_to_target": 0}, row, "blank")
 
 
 def _metrics(settings: dict[str, Any], path: Path) -> tuple[str, ...]:
