@@ -13,6 +13,8 @@ EPILOG = """examples:
   vaswani evaluate runs/gpt-demo
   vaswani evaluate gpt2 --tasks hellaswag,lambada_openai,arc_easy --shots 0,1,5 --seeds 3 --out runs/few
   vaswani evaluate runs/gpt --tasks hellaswag --data hellaswag=dev.jsonl.xz hellaswag.shots=train.jsonl.xz
+  vaswani evaluate gpt2 --tasks nq_open,wmt14-en-fr --beams 4
+  vaswani evaluate gpt2 --tasks sst2,rte --calibrate
   vaswani evaluate runs/gpt --tasks mine.yaml,mine.py --draw shared --out runs/mine --resume
 
 Without --tasks: arithmetic, word scrambling and a cloze of the embedded novels, 50 questions of each, offline.
