@@ -14,9 +14,11 @@ EPILOG = """examples:
   vaswani evaluate runs/gpt-demo
   vaswani evaluate gpt2 --tasks hellaswag,lambada_openai,arc_easy --shots 0,1,5 --seeds 3 --out runs/few
   vaswani evaluate runs/gpt --tasks hellaswag --data hellaswag=dev.jsonl.xz hellaswag.shots=train.jsonl.xz
-  vaswani evaluate runs/gpt --tasks mine.yaml --draw shared --out runs/mine --resume
+  vaswani evaluate gpt2 --tasks nq_open,wmt14-en-fr --beams 4
+  vaswani evaluate gpt2 --tasks sst2,rte --calibrate
   vaswani evaluate runs/bert --tasks austen_cloze --pll original
   accelerate launch --num_processes 8 --module vaswani_cli evaluate gpt2 --tasks hellaswag --out runs/hellaswag
+  vaswani evaluate runs/gpt --tasks mine.yaml,mine.py --draw shared --out runs/mine --resume
 
 Without --tasks: arithmetic, word scrambling and a cloze of the embedded novels, 50 questions of each, offline.
 The shots of a question are drawn from its name, the task's and a seed: they stay the same with any subset and batch.
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = EPILOG
     parser.add_argument("model", metavar="MODEL", help="a model's folder, or its name on the Hub")
-    parser.add_argument("--tasks", metavar="A,B", type=_names, help="tasks, groups or YAML files (embedded)")
+    parser.add_argument("--tasks", metavar="A,B", type=_names, help="tasks, groups, YAML or Python files (embedded)")
     parser.add_argument("--shots", metavar="K,K", type=_numbers, default=[0, 1, 5], help="numbers of examples (0,1,5)")
     parser.add_argument("--seeds", metavar="N", type=positive, default=1, help="draws of the examples (1)")
     parser.add_argument("--draw", choices=["per_example", "shared"], default="per_example", help="(per_example)")
@@ -41,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pll", choices=["word_l2r", "original"], default="word_l2r", help="of a masked model (word_l2r)"
     )
+    parser.add_argument("--beams", metavar="N", type=positive, default=1, help="beams of free text, GPT-3's 4 (1)")
+    parser.add_argument("--calibrate", action="store_true", help="contextual calibration of tasks with fixed labels")
     parser.add_argument("--limit", metavar="N", type=positive, help="first questions of each task (all)")
     parser.add_argument(
         "--data", metavar="TASK=PATH", nargs="+", action="extend", default=[], help="local files; task.shots=PATH too"
@@ -88,6 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
             limit=limit,
             batch_tokens=arguments.batch_tokens,
             pll=arguments.pll,
+            beams=arguments.beams,
+            calibrate=arguments.calibrate,
             out=arguments.out,
             resume=arguments.resume,
             progress=bar.show,
@@ -135,7 +141,11 @@ def table(found: dict[str, Any]) -> list[str]:
     settings, results = found["settings"], found["results"]
     shots = [str(number) for number in settings["shots"]]
     head = ["task", "questions", "chance", *(f"{number}-shot" for number in shots)]
-    rows = [[name, *_cells(by_shots, shots)] for name, by_shots in results.items()]
+    rows = [
+        [name if metric == "acc" else f"{name} {metric}", *_cells(by_shots, shots, metric)]
+        for name, by_shots in results.items()
+        for metric in settings["tasks"][name]["metrics"] or ("acc",)
+    ]
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
     lines.append(
@@ -149,14 +159,14 @@ def table(found: dict[str, Any]) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def _cells(by_shots: dict[str, Any], shots: list[str]) -> list[str]:
+def _cells(by_shots: dict[str, Any], shots: list[str], metric: str) -> list[str]:
     first = by_shots[shots[0]]
     chance = "" if first.get("chance") is None else f"{100 * first['chance']:.1f}"
-    return [str(first["questions"]), chance, *(_percent(by_shots[number]) for number in shots)]
+    return [str(first["questions"]), chance, *(_percent(by_shots[number], metric) for number in shots)]
 
 
-def _percent(figures: dict[str, Any]) -> str:
-    if "acc" not in figures:
+def _percent(figures: dict[str, Any], metric: str) -> str:
+    if metric not in figures:
         return ""
-    error = figures["acc_stderr"]
-    return f"{100 * figures['acc']:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
+    scale, error = 1 if metric == "bleu" else 100, figures[f"{metric}_stderr"]
+    return f"{scale * figures[metric]:.1f}" + ("" if error is None else f" ± {scale * error:.1f}")

@@ -176,6 +176,38 @@ def test_scores_and_choices_do_not_depend_on_the_batch_the_subset_or_the_order(r
         assert record["choice"] == expected[key]["choice"]
 
 
+@pytest.mark.parametrize("draw", ["per_example", "shared"])
+def test_a_run_whose_batches_memory_does_not_hold_goes_on_to_the_same_answers(
+    draw, model, tokenizer, tmp_path, monkeypatch, caplog
+):
+    tasks, how = [choice_task("pooled", pool=lambda: asked("pool")), LAST, WRITTEN], {"shots": (0, 3), "draw": draw}
+    expected = evaluate_few_shot(model, tokenizer, tasks, out=tmp_path / "whole", batch_tokens=4096, **how)["results"]
+    forward, refused = type(model).forward, []
+
+    def short(self: Any, input_ids: torch.Tensor, **more: Any) -> Any:
+        if len(input_ids) > 2:
+            refused.append(len(input_ids))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, input_ids, **more)
+
+    monkeypatch.setattr(type(model), "forward", short)
+    found = evaluate_few_shot(model, tokenizer, tasks, out=tmp_path / "short", batch_tokens=4096, **how)["results"]
+    assert max(refused) > 4
+    assert "memory does not hold a batch: going on with batches of" in caplog.text
+    assert "scoring one choice at a time" not in caplog.text
+    whole = by_key(tmp_path / "whole")
+    for key, record in by_key(tmp_path / "short").items():
+        assert [record.get(name) for name in ("prompt", "choice", "text", "correct")] == [
+            whole[key].get(name) for name in ("prompt", "choice", "text", "correct")
+        ]
+        for told, before in zip(record.get("scores", []), whole[key].get("scores", []), strict=True):
+            assert told["logprob"] == pytest.approx(before["logprob"], abs=1e-4)
+    for task, by_shots in expected.items():
+        assert {n: figures["acc"] for n, figures in by_shots.items()} == {
+            n: figures["acc"] for n, figures in found[task].items()
+        }
+
+
 def test_shared_shots_are_the_same_text_before_every_question_and_scored_alike(model, tokenizer, tmp_path):
     task = choice_task("pooled", pool=lambda: asked("pool"))
     evaluate_few_shot(model, tokenizer, [task], shots=(3,), draw="shared", out=tmp_path / "shared")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from vaswani_transformer.evaluation.blimp_subsets import SUBSETS
 from vaswani_transformer.evaluation.generated_tasks import SCRAMBLES, generated_tasks, novel_words
 from vaswani_transformer.evaluation.public_tasks import PUBLIC
 from vaswani_transformer.evaluation.task_catalogue import GROUPS, find_tasks
@@ -162,7 +163,33 @@ ROWS: dict[str, tuple[dict[str, Any], Question]] = {
 }  # fmt: skip
 
 
+ROWS["wsc"] = (
+    {"text": "Ann told  Bo that she didn 't know , or so", "span1_text": "Ann", "span2_text": "she", "span2_index": 4,
+     "label": 1},
+    Question(
+        "0",
+        (
+            "Passage: Ann told Bo that *she* didn't know, or so\nQuestion: In the passage above, does the pronoun "
+            '"*she*" refer to "*Ann*"?\nAnswer:',
+        ),
+        (" no", " yes"),
+        1,
+    ),
+)  # fmt: skip
+ROWS["storycloze_2016"] = (
+    {**{f"input_sentence_{n}": f"{n}." for n in range(1, 5)}, "sentence_quiz1": "Yes.", "sentence_quiz2": "No.",
+     "answer_right_ending": 2},
+    Question("0", ("1. 2. 3. 4.",), (" Yes.", " No."), 1),
+)  # fmt: skip
+ROWS["storycloze_2018"] = ROWS["storycloze_2016"]
 ROWS["arc_challenge"] = ROWS["arc_easy"]
+ROWS |= {f"blimp_{subset}": ROWS["blimp"] for subset in SUBSETS}
+for pair in ("wmt14-en-fr", "wmt14-fr-en", "wmt16-en-de", "wmt16-de-en", "wmt16-en-ro", "wmt16-ro-en"):
+    source, target = pair.split("-")[1:]
+    names = {"en": "English", "fr": "French", "de": "German", "ro": "Romanian"}
+    context = f"{names[source]} phrase: in {source}\n{names[target]} phrase:"
+    sides = {code: f"in {code}" for code in (source, target)}
+    ROWS[pair] = ({"translation": sides}, Question("0", (context,), (f" in {target}",)))
 
 
 def written(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -309,6 +336,7 @@ def test_free_text_takes_a_target_or_a_list_of_them(tmp_path):
         ("task: capitals\n", "", r"must have the key 'task'.*capitals\.yaml"),
         ("doc_to_target: right", "doc_to_target: !function x.y", r"without code; got (?s:.*)!function.*capitals\.yaml"),
         ("multiple_choice", "loglikelihood", r"output_type must be.*capitals\.yaml"),
+        ("metadata:", "metric_list: [acc]\nmetadata:", r"metric_list must be a list.*'acc'.*capitals\.yaml"),
         ("test_split: test", "test_split: dev", r"test_split.*'dev'.*capitals\.yaml"),
     ],
 )

@@ -240,3 +240,9 @@ def test_the_verb_scores_the_transformer_and_says_how(folder, capsys):
     words = ["evaluate", str(folder), "--tasks", "austen_cloze,arithmetic_2da", "--shots", "0,1", "--limit", "2"]
     assert main(words) == 0
     assert "scorer: encoder_decoder" in capsys.readouterr().out
+
+
+def test_beams_are_not_an_encoder_decoders(tmp_path):
+    model, tokenizer = drawn_pair()
+    with pytest.raises(ValueError, match="written greedily; got beams=4"):
+        Writer(model, tokenizer, beams=4, batch_tokens=100)

@@ -38,7 +38,7 @@ class BoundedBatches:
         try:
             return forward(rows)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if len(rows) < 2 or not _out_of_memory(error):
+            if len(rows) < 2 or not out_of_memory(error):
                 raise
         self.batch_tokens = max(1, self.batch_tokens // 2)
         logger.warning("memory does not hold a batch: going on with batches of %s tokens", self.batch_tokens)
@@ -83,6 +83,6 @@ def refused(reason: str) -> bool:
     return False
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Also a CPU's, which torch tells as a RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -4,7 +4,7 @@ Every setting is a prompt and a forward pass, no update: zero shots are the desc
 an example, few shots K. The likeliest choice has the highest mean log-probability of a token, unless its task says
 otherwise.
 
-Departure: text is written greedily; the paper searches with beams.
+Departure: text is written greedily unless beams are asked for; the paper searches with four.
 """
 
 import platform
@@ -14,13 +14,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .beam_completion import LENGTH_PENALTY
 from .bounded_batches import BATCH_TOKENS
-from .completion import complete, search_options
-from .encoder_decoder_scoring import write_targets
+from .calibration import QUESTIONS, Calibration
 from .few_shot_figures import Key, QuestionLog, Record, figures, scored_record, written_record
+from .free_text import Writer
 from .masked_scoring import PLL
 from .prompts import DRAWS, Prompt, draw_shots, make_prompt
 from .scorers import Score, check_tasks, kind_of, scorer_of
@@ -29,7 +29,6 @@ from .task_catalogue import find_tasks
 from .tasks import Question, Task
 from .together import Processes, shared_log
 
-LONGEST_ANSWER = 32
 SPARE_TOKENS = 4  # more than the longest answer has, to see that it ends
 LIBRARIES = ("vaswani-transformer", "torch", "transformers", "tokenizers", "numpy")
 
@@ -46,6 +45,8 @@ class Settings:
         limit: first questions of each task; all where left out.
         batch_tokens: most tokens of a batch.
         pll: what a masked language model has hidden with a token, see `MaskedTokens`.
+        beams: 1 to write greedily, else the width of a beam search.
+        calibrate: contextual calibration of tasks with fixed labels.
 
     Raises:
         ValueError: a number out of its range, a number of shots twice, an unknown draw or `pll`.
@@ -58,12 +59,14 @@ class Settings:
     limit: int | None = None
     batch_tokens: int = BATCH_TOKENS
     pll: str = PLL[0]
+    beams: int = 1
+    calibrate: bool = False
 
     def __post_init__(self) -> None:
         shots = self.shots
         if not shots or min(shots) < 0 or len(set(shots)) < len(shots):
             raise ValueError(f"shots must be numbers from 0, each once; got shots={list(shots)}")
-        for name in ("seeds", "limit", "batch_tokens"):
+        for name in ("seeds", "limit", "batch_tokens", "beams"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1; got {name}={value}")
@@ -85,6 +88,8 @@ def evaluate_few_shot(
     limit: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     pll: str = PLL[0],
+    beams: int = 1,
+    calibrate: bool = False,
     data: Mapping[str, str] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -106,6 +111,9 @@ def evaluate_few_shot(
         limit: first questions of each task; all where left out.
         batch_tokens: most tokens of a batch; halved where memory does not hold it.
         pll: of a masked language model, "word_l2r" or "original", see `masked_scoring`.
+        beams: 1 to write free text greedily, 4 for GPT-3's beam search with length penalty 0.6.
+        calibrate: divide what a label gets by what it gets without a question, in tasks with fixed labels (those with
+            `blank`); see `calibration`.
         data: local files of public tasks, see `find_tasks`.
         out: folder for results.json and questions.jsonl, written as questions are answered.
         resume: go on with what `out` holds.
@@ -128,9 +136,16 @@ def evaluate_few_shot(
         limit=limit,
         batch_tokens=batch_tokens,
         pll=pll,
+        beams=beams,
+        calibrate=calibrate,
     )
     found = find_tasks(tasks, data=data)
     check_tasks(kind_of(model), found)
+    if calibrate and not any(task.blank for task in found):
+        raise ValueError(
+            "calibration needs a task with fixed labels and `blank`, sst2 for one; got "
+            f"{', '.join(task.name for task in found)}"
+        )
     for task in found:
         draw_shots(task, task.questions[0], shots=max(shots))  # before hours of work
     processes = Processes()
@@ -171,7 +186,8 @@ def _add(results: dict[str, Any], task: Task, number: int, settings: Settings, l
 
 def _told(model: PreTrainedModel, tasks: Sequence[Task], settings: Settings) -> dict[str, Any]:
     """Every setting, plain values for JSON."""
-    names = ("version", "kind", "score", "description", "delimiter", "unconditional", "source", "licence", "citation")
+    names = ("version", "kind", "score", "metrics", "description", "delimiter", "unconditional", "longest_answer")
+    names += ("source", "licence", "citation")
     return {
         "model": model.config._name_or_path,
         "model_type": model.config.model_type,
@@ -183,7 +199,16 @@ def _told(model: PreTrainedModel, tasks: Sequence[Task], settings: Settings) -> 
         "balanced": settings.balanced,
         "limit": settings.limit,
         "batch_tokens": settings.batch_tokens,
-        "tasks": {task.name: {name: getattr(task, name) for name in names} for task in tasks},
+        "beams": settings.beams,
+        "length_penalty": LENGTH_PENALTY if settings.beams > 1 else None,
+        "calibrate": settings.calibrate,
+        "tasks": {
+            task.name: {
+                **{name: getattr(task, name) for name in names},
+                "calibrated": settings.calibrate and task.blank is not None,
+            }
+            for task in tasks
+        },
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
     }
 
@@ -206,6 +231,8 @@ class _Asker:
         self.how = scorer_of(model, tokenizer, pll=settings.pll)
         self.context, self.tokens = self.how.context, self.how.tokens
         self._scorer: Score | None = None
+        self._writer: Writer | None = None
+        self._calibrations: dict[str, Calibration] = {}
 
     @property
     def scorer(self) -> Score:
@@ -213,6 +240,14 @@ class _Asker:
         if self._scorer is None:
             self._scorer = self.how.score(self.settings.batch_tokens)
         return self._scorer
+
+    @property
+    def writer(self) -> Writer:
+        """Made when it is first needed: beams look at every token for a line's end."""
+        if self._writer is None:
+            how = self.settings
+            self._writer = Writer(self.model, self.tokenizer, beams=how.beams, batch_tokens=how.batch_tokens)
+        return self._writer
 
     def ask(self, task: Task, shots: int, log: QuestionLog, progress: Callable[[str, int, int], object] | None) -> None:
         """Answers what the log lacks."""
@@ -236,11 +271,20 @@ class _Asker:
         ]
         if task.kind == "completion":
             yield from self._written(task, questions, drawn)
+        elif how.calibrate and task.blank is not None:
+            calibration = self._calibrations.setdefault(task.name, Calibration(task, self.tokens))
+            for start in range(0, len(questions), QUESTIONS):
+                part = slice(start, start + QUESTIONS)
+                yield from self._scored(task, questions[part], drawn[part], calibration)
         else:
             yield from self._scored(task, questions, drawn)
 
     def _scored(
-        self, task: Task, questions: Sequence[Question], drawn: Sequence[Sequence[Question]]
+        self,
+        task: Task,
+        questions: Sequence[Question],
+        drawn: Sequence[Sequence[Question]],
+        calibration: Calibration | None = None,
     ) -> Iterator[list[Record]]:
         rows: dict[str, list[Any]] = {}
 
@@ -248,22 +292,28 @@ class _Asker:
             choices, tail = enumerate(prompt.question.choices), prompt.question.tail
             row = [self.tokens(prompt.context_of(number), choice, tail) for number, choice in choices]
             rows[prompt.question.id] = row  # the last one asked about is the one that fits
-            return self.context is None or max(choice.read for choice in row) <= self.context
+            longest = max(choice.read for choice in row)
+            if calibration is not None:
+                longest = max(longest, calibration.longest(prompt.before))
+            return self.context is None or longest <= self.context
 
         prompts = [make_prompt(task, q, shots, fits=fits) for q, shots in zip(questions, drawn, strict=True)]
+        if calibration is not None:
+            calibration.find(prompts, self.scorer)
         bare: dict[int, list[Likelihood]] = {}
         if task.unconditional is not None:
             alone = str(task.unconditional)
             bare = dict(self.scorer([[self.tokens(alone, choice, q.tail) for choice in q.choices] for q in questions]))
         for number, scores in self.scorer([rows[question.id] for question in questions]):
-            yield [scored_record(prompts[number], scores, task, bare.get(number))]
+            bias = None if calibration is None else calibration.of(prompts[number].before)
+            yield [scored_record(prompts[number], scores, task, bare.get(number), bias=bias)]
 
     def _written(
         self, task: Task, questions: Sequence[Question], drawn: Sequence[Sequence[Question]]
     ) -> Iterator[list[Record]]:
         answers = [choice for question in task.questions for choice in question.choices]
         lengths = [len(ids) for ids in self.tokenizer(answers, add_special_tokens=False)["input_ids"]]  # type: ignore[arg-type]
-        new_tokens = min(LONGEST_ANSWER, max(lengths)) + SPARE_TOKENS
+        new_tokens = min(task.longest_answer, max(lengths)) + SPARE_TOKENS
 
         def ids_of(prompt: Prompt) -> list[int]:
             ids: Any = self.tokenizer(prompt.context_of(0), verbose=False)["input_ids"]
@@ -273,23 +323,9 @@ class _Asker:
             return self.context is None or len(ids_of(prompt)) + new_tokens <= self.context
 
         prompts = [make_prompt(task, q, shots, fits=fits) for q, shots in zip(questions, drawn, strict=True)]
-        size = max(1, self.settings.batch_tokens // max(len(ids_of(prompt)) + new_tokens for prompt in prompts))
+        size = self.writer.batch_size(max(len(ids_of(prompt)) + new_tokens for prompt in prompts))
         for start in range(0, len(prompts), size):
             part = prompts[start : start + size]
-            texts = self._complete([ids_of(prompt) for prompt in part], new_tokens, self.settings.batch_tokens)
-            yield [written_record(prompt, text) for prompt, text in zip(part, texts, strict=True)]
-
-    def _complete(self, prompts: list[list[int]], new_tokens: int, batch_tokens: int) -> list[str]:
-        """Writes greedily; a batch that memory does not hold is halved."""
-        options = search_options(self.model, greedy=True)
-        write = write_targets if self.how.kind == "encoder_decoder" else complete
-        try:
-            return write(
-                self.model, self.tokenizer, prompts, new_tokens=new_tokens, batch_tokens=batch_tokens, **options
-            )
-        except torch.OutOfMemoryError:
-            if len(prompts) < 2:
-                raise
-        middle = len(prompts) // 2
-        parts = (prompts[:middle], prompts[middle:])
-        return [text for part in parts for text in self._complete(part, new_tokens, batch_tokens)]
+            texts = self.writer([ids_of(prompt) for prompt in part], new_tokens)
+            pairs = zip(part, texts, strict=True)
+            yield [written_record(prompt, text, metrics=task.metrics) for prompt, text in pairs]

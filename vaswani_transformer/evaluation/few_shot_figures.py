@@ -12,10 +12,10 @@ import numpy as np
 from .prompts import Prompt
 from .scoring import Likelihood
 from .tasks import SCORES, Task
+from .text_metrics import RESAMPLES, bleu_figures, text_scores
 
 logger = logging.getLogger(__name__)
 
-RESAMPLES = 1000
 Record = dict[str, Any]  # a line of questions.jsonl
 Key = tuple[str, int, int, str]  # task, shots, seed, question
 
@@ -26,7 +26,12 @@ def key_of(record: Record) -> Key:
 
 
 def scored_record(
-    prompt: Prompt, scores: Sequence[Likelihood], task: Task, unconditional: Sequence[Likelihood] | None
+    prompt: Prompt,
+    scores: Sequence[Likelihood],
+    task: Task,
+    unconditional: Sequence[Likelihood] | None,
+    *,
+    bias: Sequence[float] | None = None,
 ) -> Record:
     """Returns the record of a question whose choices were scored.
 
@@ -35,6 +40,7 @@ def scored_record(
         scores: of each choice.
         task: whose score tells the choice.
         unconditional: of each choice behind `task.unconditional`, where the task has it.
+        bias: of each choice, where it is calibrated: see `calibration`. It then tells the choice.
     """
     question = prompt.question
     told: list[dict[str, Any]] = []
@@ -44,18 +50,22 @@ def scored_record(
         told.append({"logprob": score.logprob, **sizes, "greedy": score.greedy})
         if unconditional is not None:
             told[-1]["unconditional"] = unconditional[number].logprob
+        if bias is not None:
+            told[-1]["bias"] = bias[number]
     record = _asked(prompt) | {"scores": told, "gold": question.gold}
     if task.kind == "last_word":
         return record | {"correct": told[0]["greedy"]}
-    choice = chosen(record, task.score)
+    choice = chosen(record, task.score if bias is None else "calibrated")
     return record | {"choice": choice, "correct": choice == question.gold}
 
 
-def written_record(prompt: Prompt, text: str) -> Record:
+def written_record(prompt: Prompt, text: str, *, metrics: Sequence[str] = ()) -> Record:
     """Returns the record of a question that was answered with text: its first line counts, spaces around it do not."""
     text = text.lstrip(" ").partition("\n")[0].strip()
     answers = [choice.strip() for choice in prompt.question.choices]
-    return _asked(prompt) | {"answers": answers, "text": text, "correct": text in answers}
+    scores = text_scores(text, answers, metrics=metrics)
+    correct = scores["em"] == 1 if "em" in scores else text in answers
+    return _asked(prompt) | {"answers": answers, "text": text, "correct": correct, **scores}
 
 
 def _asked(prompt: Prompt) -> Record:
@@ -71,7 +81,7 @@ def chosen(record: Record, score: str) -> int:
 
     Args:
         record: with `scores`.
-        score: one of `SCORES`.
+        score: one of `SCORES`, or "calibrated": the sum less the bias.
     """
     values = [_value(told, score) for told in record["scores"]]
     return values.index(max(values))
@@ -80,6 +90,8 @@ def chosen(record: Record, score: str) -> int:
 def _value(told: dict[str, Any], score: str) -> float:
     if score == "unconditional":
         return told["logprob"] - told["unconditional"]
+    if score == "calibrated":
+        return told["logprob"] - told["bias"]
     return told["logprob"] / (1 if score == "sum" else told[f"{score}s"])
 
 
@@ -91,19 +103,19 @@ def figures(task: Task, seeds: Sequence[Sequence[Record]]) -> dict[str, Any]:
         seeds: the records of each seed; where one was stopped, of the questions that all have.
 
     Returns:
-        `acc` by the task's own score, its mean over seeds, `acc_stderr` and `acc_interval` (95%, bootstrap) over
-        questions, `acc_seeds` and their standard deviation `acc_seeds_std` (None for one seed); of choices `acc_token`,
-        `acc_char`, `acc_byte`, `acc_sum` and `acc_unconditional` where it is asked for, and `chance`; of a last word
-        `perplexity`; `questions`, `shots_dropped` and `shots_mean`, those that prompts had room for.
+        `acc` by the task's own score, calibrated where that was asked for, its mean over seeds, `acc_stderr` and
+        `acc_interval` (95%, bootstrap) over questions, `acc_seeds` and their standard deviation `acc_seeds_std` (None
+        for one seed); of choices `acc_token`, `acc_char`, `acc_byte`, `acc_sum` and `acc_unconditional` where it is
+        asked for, and `chance`; of a last word
+        `perplexity`; of text those of the task's metrics: `em` and `f1` (0 to 1) with the same errors, `bleu` as
+        `bleu_figures` says; `questions`, `shots_dropped` and `shots_mean`, those that prompts had room for.
     """
     common = set.intersection(*({record["id"] for record in records} for records in seeds))
     if not common:
         return {"questions": 0}
     kept = [sorted((r for r in records if r["id"] in common), key=lambda r: r["id"]) for records in seeds]
     correct = np.array([[record["correct"] for record in records] for records in kept], dtype=float)
-    found: dict[str, Any] = {"questions": len(common), "acc": float(correct.mean())} | spread(correct.mean(0))
-    found["acc_seeds"] = [float(value) for value in correct.mean(1)]
-    found["acc_seeds_std"] = float(correct.mean(1).std(ddof=1)) if len(kept) > 1 else None
+    found: dict[str, Any] = {"questions": len(common)} | _means("acc", correct)
     records = [record for part in kept for record in part]
     if task.kind == "choice":
         known = SCORES if task.unconditional is not None else SCORES[:-1]
@@ -112,20 +124,33 @@ def figures(task: Task, seeds: Sequence[Sequence[Record]]) -> dict[str, Any]:
         found["chance"] = float(np.mean([1 / len(record["scores"]) for record in records]))
     elif task.kind == "last_word":
         found["perplexity"] = math.exp(-float(np.mean([record["scores"][0]["logprob"] for record in records])))
+    for name in task.metrics:
+        if name == "bleu":
+            found |= bleu_figures(kept)
+        else:
+            found |= _means(name, np.array([[record[name] for record in part] for part in kept]))
     found["shots_dropped"] = sum(record["dropped"] for record in records)
     found["shots_mean"] = float(np.mean([len(record["shot_ids"]) for record in records]))
     return found
 
 
-def spread(values: np.ndarray) -> dict[str, Any]:
+def _means(name: str, values_SQ: np.ndarray) -> dict[str, Any]:
+    """Figures of a value that each question has for each seed."""
+    found: dict[str, Any] = {name: float(values_SQ.mean())} | spread(values_SQ.mean(0), name)
+    found[f"{name}_seeds"] = [float(value) for value in values_SQ.mean(1)]
+    found[f"{name}_seeds_std"] = float(values_SQ.mean(1).std(ddof=1)) if len(values_SQ) > 1 else None
+    return found
+
+
+def spread(values: np.ndarray, name: str = "acc") -> dict[str, Any]:
     """Returns the standard error of a mean over questions and its 95% bootstrap interval; None for one question."""
     count = len(values)
     if count < 2:
-        return {"acc_stderr": None, "acc_interval": None}
+        return {f"{name}_stderr": None, f"{name}_interval": None}
     rng = np.random.default_rng(0)
     means = [float(rng.choice(values, count).mean()) for _ in range(RESAMPLES)]
     interval = [float(bound) for bound in np.quantile(means, (0.025, 0.975))]
-    return {"acc_stderr": float(values.std(ddof=1) / math.sqrt(count)), "acc_interval": interval}
+    return {f"{name}_stderr": float(values.std(ddof=1) / math.sqrt(count)), f"{name}_interval": interval}
 
 
 class QuestionLog:

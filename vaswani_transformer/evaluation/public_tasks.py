@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .blimp_subsets import SUBSETS
+from .phrases import LONGEST_PHRASE, PAIRS, phrase
 from .task_rows import Row, file_rows, hub_rows, questions_of
-from .tasks import Question, Task
+from .tasks import CONTENT, Question, Task
 
 Convert = Callable[[Row, str], Question]
 LETTERS = "ABCDEFGHIJ"
@@ -23,12 +25,14 @@ class PublicTask:
         hub: its name, configuration, split of the questions and split of the shots on the Hub.
         kind: as `Task`'s.
         more: the rest of `Task`'s fields.
+        content: of a task with fixed labels, its fields that hold a question's content.
     """
 
     convert: Convert
     hub: tuple[str, str | None, str, str]
     kind: str = "choice"
     more: dict[str, Any] = field(default_factory=dict)
+    content: tuple[str, ...] = ()
 
 
 def public_task(name: str, paths: Sequence[str] = ()) -> Task:
@@ -49,7 +53,17 @@ def public_task(name: str, paths: Sequence[str] = ()) -> Task:
         source = f"{place} ({config or 'default'}, {asked}) and shots of {drawn}"
     made = [partial(_made, read, known.convert) for read in rows]
     pool = made[1] if len(made) > 1 else None
-    return Task(name=name, kind=known.kind, queries=made[0], pool=pool, source=source, **known.more)
+    blank = known.convert(blank_row(known.content), "blank") if known.content else None
+    return Task(name=name, kind=known.kind, queries=made[0], pool=pool, source=source, blank=blank, **known.more)
+
+
+def blank_row(content: Sequence[str]) -> Row:
+    """Returns a row without content, the first label its answer.
+
+    Args:
+        content: the fields that hold content.
+    """
+    return Row("a row without content", {"label": 0, "span2_index": 0, **dict.fromkeys(content, CONTENT)})
 
 
 def _made(read: Callable[[], Iterator[Row]], convert: Convert) -> list[Question]:
@@ -186,6 +200,36 @@ def _wic(row: Row, name: str) -> Question:
     return _choice(name, context, ("no", "yes"), row.letter("label", (False, True)))
 
 
+def _wsc(row: Row, name: str) -> Question:
+    """The pronoun between stars. Departure from lm-eval: quotation marks keep the spaces around them."""
+    inside = "target." if "target" in row.values else ""  # the published files, and the Hub's rows
+    noun, pronoun = (row.text(f"{inside}span{number}_text") for number in (1, 2))
+    words = row.text("text").split()
+    text, number = " ".join(words), row.number(f"{inside}span2_index", below=len(words))
+    found = [match.start() for match in re.finditer(rf"(?<!\w){re.escape(pronoun)}(?!\w)", text)]
+    if not found:
+        raise ValueError(f"the pronoun must be in the text; got {pronoun!r} and {text!r} at {row.place}")
+    behind = len(" ".join(words[:number])) + 1
+    place = min(found, key=lambda at: abs(at - behind))  # some rows count words in another way
+    passage = f"{text[:place]}*{pronoun}*{text[place + len(pronoun) :]}"
+    passage = re.sub(r" (n't|[)'.,])", r"\1", passage).replace("( ", "(")
+    context = (
+        f'Passage: {passage}\nQuestion: In the passage above, does the pronoun "*{pronoun}*" refer to "*{noun}*"?\n'
+        "Answer:"
+    )
+    return _choice(name, context, ("no", "yes"), row.letter("label", (False, True)))
+
+
+def _storycloze(row: Row, name: str) -> Question:
+    """Four sentences and two ends, by the fields of the Hub or of the published files."""
+    published = "InputSentence1" in row.values
+    field = "InputSentence" if published else "input_sentence_"
+    quiz = "RandomFifthSentenceQuiz" if published else "sentence_quiz"
+    gold = row.number("AnswerRightEnding" if published else "answer_right_ending", below=2, first=1)
+    context = " ".join(row.text(f"{field}{number}") for number in range(1, 5))
+    return _choice(name, context, [row.text(f"{quiz}{number}") for number in (1, 2)], gold)
+
+
 def _sst2(row: Row, name: str) -> Question:
     context = f"{row.text('sentence')}\nQuestion: Is this sentence positive or negative?\nAnswer:"
     return _choice(name, context, ("negative", "positive"), row.number("label", below=2))
@@ -197,6 +241,8 @@ def _closed_book(row: Row, name: str, *, answers: str) -> Question:
     return Question(name, (f"Question: {row.text('question')}\nAnswer:",), tuple(f" {text}" for text in texts))
 
 
+PAIR, SPANS = ("sentence1", "sentence2"), ("text", "span1_text", "span2_text")
+CLOSED_BOOK = {"metrics": ("em", "f1")}
 ANSWER = {"score": "unconditional", "unconditional": "Answer:"}
 RTE = {
     "fields": ("sentence1|premise", "sentence2|hypothesis"),
@@ -208,7 +254,8 @@ CB = {
     "labels": ("entailment", "contradiction", "neutral"),
     "choices": ("True", "False", "Neither"),
 }
-GLUE, SUPERGLUE, LAMBADA = "nyu-mll/glue", "aps/super_glue", "EleutherAI/lambada_openai"
+GLUE, SUPERGLUE = "nyu-mll/glue", "aps/super_glue"
+LAMBADA, STORYCLOZE = "EleutherAI/lambada_openai", "LSDSem/story_cloze"
 
 PUBLIC: dict[str, PublicTask] = {
     "hellaswag": PublicTask(_hellaswag, ("Rowan/hellaswag", None, "validation", "train")),
@@ -224,22 +271,42 @@ PUBLIC: dict[str, PublicTask] = {
     "mmlu": PublicTask(_mmlu, ("cais/mmlu", "all", "test", "dev")),
     "piqa": PublicTask(_piqa, ("baber/piqa", None, "validation", "train")),
     "winogrande": PublicTask(_winogrande, ("allenai/winogrande", "winogrande_xl", "validation", "train")),
-    "boolq": PublicTask(_boolq, (SUPERGLUE, "boolq", "validation", "train")),
-    "rte": PublicTask(partial(_entailment, **RTE), (GLUE, "rte", "validation", "train")),
-    "cb": PublicTask(partial(_entailment, **CB), (SUPERGLUE, "cb", "validation", "train")),
+    "boolq": PublicTask(_boolq, (SUPERGLUE, "boolq", "validation", "train"), content=("passage", "question")),
+    "rte": PublicTask(partial(_entailment, **RTE), (GLUE, "rte", "validation", "train"), content=PAIR),
+    "cb": PublicTask(partial(_entailment, **CB), (SUPERGLUE, "cb", "validation", "train"), content=CB["fields"]),
     "copa": PublicTask(_copa, (SUPERGLUE, "copa", "validation", "train")),
-    "wic": PublicTask(_wic, (SUPERGLUE, "wic", "validation", "train")),
-    "sst2": PublicTask(_sst2, (GLUE, "sst2", "validation", "train")),
+    "wic": PublicTask(_wic, (SUPERGLUE, "wic", "validation", "train"), content=(*PAIR, "word")),
+    "wsc": PublicTask(_wsc, (SUPERGLUE, "wsc.fixed", "validation", "train"), content=SPANS),
+    "storycloze_2016": PublicTask(_storycloze, (STORYCLOZE, "2016", "test", "validation")),
+    "storycloze_2018": PublicTask(_storycloze, (STORYCLOZE, "2018", "validation", "validation")),  # test has no labels
+    "sst2": PublicTask(_sst2, (GLUE, "sst2", "validation", "train"), content=("sentence",)),
     "triviaqa": PublicTask(
         partial(_closed_book, answers="answer.aliases"),
         ("mandarjoshi/trivia_qa", "rc.nocontext", "validation", "train"),
         "completion",
+        CLOSED_BOOK,
     ),
     "nq_open": PublicTask(
         partial(_closed_book, answers="answer"), ("google-research-datasets/nq_open", None, "validation", "train"),
         "completion",
+        CLOSED_BOOK,
     ),
     "webqs": PublicTask(
-        partial(_closed_book, answers="answers"), ("stanfordnlp/web_questions", None, "test", "train"), "completion"
+        partial(_closed_book, answers="answers"), ("stanfordnlp/web_questions", None, "test", "train"), "completion",
+        CLOSED_BOOK,
     ),
 }  # fmt: skip
+
+PUBLIC |= {
+    f"blimp_{subset}": PublicTask(_blimp, ("nyu-mll/blimp", subset, "train", "train"), more={"score": "sum"})
+    for subset in SUBSETS
+}
+PUBLIC |= {
+    name: PublicTask(
+        partial(phrase, source=source, target=target),
+        (place, config, "test", "validation"),
+        "completion",
+        more={"longest_answer": LONGEST_PHRASE, "metrics": ("bleu",)},
+    )
+    for name, (place, config, source, target) in PAIRS.items()
+}

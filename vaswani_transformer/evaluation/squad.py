@@ -5,9 +5,6 @@ characters, without aligning a detokenised answer to it.
 """
 
 import math
-import re
-import string
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +15,7 @@ from datasets import Features, List, Value
 from ..data.labelled_rows import Row
 from ..data.question_answering import QuestionAnsweringOptions, Window, answers_of
 from .glue import metric_info
+from .text_metrics import exact_match, f1, normalized
 
 try:
     import evaluate
@@ -151,26 +149,6 @@ def _n_best(candidates: list[Candidate], null_score: float, options: QuestionAns
         {"text": text, "score": score, "probability": float(share)}
         for (text, score), share in zip(ranked, shares, strict=True)
     ]
-
-
-def normalized(text: str) -> str:
-    """An answer as SQuAD compares it: lower case, without punctuation, articles and more than one blank."""
-    text = "".join(character for character in text.lower() if character not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
-
-
-def exact_match(answer: str, gold: str) -> float:
-    """1 where both are the same once normalized."""
-    return float(normalized(answer) == normalized(gold))
-
-
-def f1(answer: str, gold: str) -> float:
-    """Harmonic mean of precision and recall over words, as bags; of nothing: 1 where both are nothing."""
-    found, wanted = normalized(answer).split(), normalized(gold).split()
-    if not found or not wanted:
-        return float(found == wanted)
-    shared = sum((Counter(found) & Counter(wanted)).values())
-    return 2.0 * shared / (len(found) + len(wanted))
 
 
 class Squad(evaluate.Metric):

@@ -1,5 +1,6 @@
 """Rows of a task's data: from a local file or a data set of the Hub, every error naming where it is and which field."""
 
+import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 from ..data.text_files import BadLine, checked_path, file_format, read_lines
 from .tasks import Question
 
-ENDINGS = (".jsonl", ".json", ".tsv", ".txt", ".parquet")
+ENDINGS = (".jsonl", ".json", ".tsv", ".csv", ".txt", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def questions_of(rows: Iterator[Row], convert: Callable[[Row, str], Question]) -
 
 
 def file_rows(path: str | Path) -> Iterator[Row]:
-    """Yields the rows of a .jsonl, .json (a list), .tsv with a header, .parquet or HellaSwag's .txt file.
+    """Yields the rows of a .jsonl, .json (a list), .tsv or .csv with a header, .parquet or HellaSwag's .txt file.
 
     Any may be compressed. In a .txt file a row is a context, the right ending's number, and the endings; four endings.
 
@@ -106,7 +107,7 @@ def file_rows(path: str | Path) -> Iterator[Row]:
         ValueError: an unknown ending, a broken line with its number.
     """
     place = checked_path(path)
-    readers = {".jsonl": _jsonl, ".json": _json, ".tsv": _tsv, ".txt": _blocks, ".parquet": _parquet}
+    readers = {".jsonl": _jsonl, ".json": _json, ".tsv": _tsv, ".csv": _csv, ".txt": _blocks, ".parquet": _parquet}
     if file_format(place) not in readers:
         raise ValueError(f"a task's file must end in one of {', '.join(ENDINGS)} (.gz, .xz after it); got {path}")
     return readers[file_format(place)](place)
@@ -156,9 +157,18 @@ def _checked(values: Any, place: str) -> Row:
 
 
 def _tsv(path: Path) -> Iterator[Row]:
+    return _table(path, lambda line: line.split("\t"))
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    """A row a line: no cell has a line's end."""
+    return _table(path, lambda line: next(csv.reader([line]), []))
+
+
+def _table(path: Path, cells_of: Callable[[str], list[str]]) -> Iterator[Row]:
     header: list[str] = []
     for place, line in _lines(path):
-        cells = line.split("\t")
+        cells = cells_of(line)
         if not header:
             header = cells
         elif len(cells) != len(header):

@@ -4,7 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from .text_metrics import METRICS
+
 KINDS = ("choice", "last_word", "completion")
+CONTENT = "\ue000"  # stands in `Task.blank` where the content of a question does
 SCORES = ("token", "char", "byte", "sum", "unconditional")
 
 
@@ -68,13 +71,18 @@ class Task:
         description: stands before the shots, in every setting; GPT-3's zero-shot prompt is it and the question.
         delimiter: between description, shots and question.
         score: which of `SCORES` tells the likeliest choice; "token" is GPT-3's default.
+        longest_answer: most tokens of an answer in free text; fewer are written where all accepted ones are shorter.
+        metrics: which of `METRICS` are told of answers in free text, the table's first; where "em" is, it tells which
+            answers are right, else an answer must equal an accepted one.
         unconditional: the context of GPT-3's P(c | context) / P(c | unconditional); None where that is not asked for.
+        blank: a question whose content is `CONTENT`, of a task whose choices are the same in every question, for
+            contextual calibration; None of others.
         source: where the questions come from, for the results.
         licence: of the data.
         citation: of the task.
 
     Raises:
-        ValueError: an unknown kind or score.
+        ValueError: an unknown kind, score or metric, a metric of choices.
     """
 
     name: str
@@ -86,6 +94,9 @@ class Task:
     delimiter: str = "\n\n"
     score: str = "token"
     unconditional: str | None = None
+    longest_answer: int = 32
+    metrics: tuple[str, ...] = ()
+    blank: Question | None = None
     source: str = ""
     licence: str = ""
     citation: str = ""
@@ -97,6 +108,12 @@ class Task:
             raise ValueError(
                 f"a task's score must be one of {', '.join(SCORES)}, the last with the text `unconditional`; got "
                 f"{self.score!r} of {self.name}, unconditional={self.unconditional!r}"
+            )
+
+        if set(self.metrics) - set(METRICS) or (self.metrics and self.kind != "completion"):
+            raise ValueError(
+                f"metrics are of tasks of the kind completion, and some of {', '.join(METRICS)}; got {self.metrics} of "
+                f"{self.name}, of the kind {self.kind}"
             )
 
     @cached_property

@@ -12,7 +12,8 @@
     doc_to_target: answer                 # the right choice's number, or its text
     metadata: {version: 1}
 
-Ours alone: `score` and `unconditional`, see `Task`; `doc_to_tail`, as doc_to_text, `tail` of a `Question`.
+Ours alone: `score` and `unconditional`, see `Task`; `doc_to_tail`, as doc_to_text, `tail` of a `Question`; `content`,
+the fields that hold a question's content, for contextual calibration, where the choices are the same in all questions.
 """
 
 import ast
@@ -27,12 +28,13 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from ..sections import unknown_name
 from .task_rows import Row, file_rows, questions_of
-from .tasks import Question, Task
+from .tasks import CONTENT, Question, Task
+from .text_metrics import METRICS
 
 NEEDED = ("task", "output_type", "doc_to_text", "doc_to_target", "dataset_kwargs")
 OPTIONAL = (
     "dataset_path", "test_split", "validation_split", "training_split", "fewshot_split", "doc_to_choice", "description",
-    "doc_to_tail", "target_delimiter", "fewshot_delimiter", "metadata", "score", "unconditional", "tag",
+    "doc_to_tail", "target_delimiter", "fewshot_delimiter", "metadata", "score", "unconditional", "content", "tag",
     "metric_list", "generation_kwargs", "num_fewshot",
 )  # fmt: skip
 KINDS = {"multiple_choice": "choice", "generate_until": "completion"}
@@ -42,8 +44,9 @@ TEMPLATES = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing
 def yaml_task(path: str | Path) -> Task:
     """Returns the task that a file describes; its data is read on first use.
 
-    `metric_list`, `generation_kwargs`, `num_fewshot` and `tag` are read over: all figures are always told, text ends
-    with its line, and shots are an argument.
+    Of `metric_list` those of free text are told that are ours too: `em`, `f1` (SQuAD's), `bleu` (sacreBLEU's), and
+    lm-eval's `exact_match` without case and punctuation, which is `em`. The rest of it, `generation_kwargs`,
+    `num_fewshot` and `tag` are read over: text ends with its line, and shots are an argument.
 
     Raises:
         FileNotFoundError: no such file.
@@ -87,10 +90,38 @@ def _task(path: Path, settings: dict[str, Any]) -> Task:
         queries=partial(read, files[asked]),
         pool=None if drawn in (None, asked) else partial(read, files[drawn]),
         version=int((settings.get("metadata") or {}).get("version", 1)),
+        blank=_blank(settings, path),
+        metrics=_metrics(settings, path),
         delimiter=settings.get("fewshot_delimiter", "\n\n"),
         source=f"{path.name}: {files[asked]}",
         **more,
     )
+
+
+def _blank(settings: dict[str, Any], path: Path) -> Question | None:
+    content = settings.get("content")
+    if content is None:
+        return None
+    if not isinstance(content, list) or KINDS[settings["output_type"]] != "choice":
+        raise ValueError(f"content must be a list of the fields of a multiple_choice task; got {content!r} in {path}")
+    row = Row(f"a row of {path} without content", dict.fromkeys(map(str, content), CONTENT))
+    return _question(settings | {"doc_to_target": 0}, row, "blank")
+
+
+def _metrics(settings: dict[str, Any], path: Path) -> tuple[str, ...]:
+    listed = settings.get("metric_list") or []
+    if not isinstance(listed, list) or not all(isinstance(entry, dict) and "metric" in entry for entry in listed):
+        raise ValueError(f"metric_list must be a list of {{metric: NAME}}; got {listed!r} in {path}")
+    if KINDS[settings["output_type"]] != "completion":
+        return ()
+    found = []
+    for entry in listed:
+        name = entry["metric"]
+        if name == "exact_match" and entry.get("ignore_case") and entry.get("ignore_punctuation"):
+            name = "em"
+        if name in METRICS:
+            found.append(name)
+    return tuple(dict.fromkeys(found))
 
 
 class _Loader(yaml.SafeLoader):
