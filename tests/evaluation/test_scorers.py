@@ -21,6 +21,7 @@ from vaswani_transformer import (
 )
 from vaswani_transformer.evaluation import evaluate_few_shot
 from vaswani_transformer.evaluation.encoder_decoder_scoring import PairTokens, score_pairs_plainly
+from vaswani_transformer.evaluation.free_text import Writer
 from vaswani_transformer.evaluation.masked_scoring import MaskedTokens, score_masked_plainly
 from vaswani_transformer.evaluation.scorers import kind_of, load_scored_model
 from vaswani_transformer.evaluation.tasks import Question, Task
@@ -242,7 +243,6 @@ def test_the_verb_scores_the_transformer_and_says_how(folder, capsys):
     assert "scorer: encoder_decoder" in capsys.readouterr().out
 
 
-def test_beams_are_not_an_encoder_decoders(tmp_path):
-    model, tokenizer = drawn_pair()
+def test_beams_are_not_an_encoder_decoders(model, tokenizer):
     with pytest.raises(ValueError, match="written greedily; got beams=4"):
         Writer(model, tokenizer, beams=4, batch_tokens=100)
