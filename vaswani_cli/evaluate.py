@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .imports import collector_paused
@@ -17,8 +19,12 @@ EPILOG = """examples:
   vaswani evaluate gpt2 --tasks nq_open,wmt14-en-fr --beams 4
   vaswani evaluate gpt2 --tasks sst2,rte --calibrate
   vaswani evaluate runs/bert --tasks austen_cloze --pll original
+  vaswani evaluate runs/gpt --tasks arithmetic_2da --finetuned runs/gpt-arithmetic --out runs/settings
   accelerate launch --num_processes 8 --module vaswani_cli evaluate gpt2 --tasks hellaswag --out runs/hellaswag
   vaswani evaluate runs/gpt --tasks mine.yaml,mine.py --draw shared --out runs/mine --resume
+
+DIR also gets model-index.yaml, for the head of a model card, and shots.png, accuracy over the number of examples (extra
+`viz`); DIR/finetuned what MODEL2 answered.
 
 Without --tasks: arithmetic, word scrambling and a cloze of the embedded novels, 50 questions of each, offline.
 The shots of a question are drawn from its name, the task's and a seed: they stay the same with any subset and batch.
@@ -35,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = EPILOG
     parser.add_argument("model", metavar="MODEL", help="a model's folder, or its name on the Hub")
+    parser.add_argument(
+        "--finetuned", metavar="MODEL2", help="one fine-tuned on the tasks, asked without examples: a column of its own"
+    )
     parser.add_argument("--tasks", metavar="A,B", type=_names, help="tasks, groups, YAML or Python files (embedded)")
     parser.add_argument("--shots", metavar="K,K", type=_numbers, default=[0, 1, 5], help="numbers of examples (0,1,5)")
     parser.add_argument("--seeds", metavar="N", type=positive, default=1, help="draws of the examples (1)")
@@ -49,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", metavar="TASK=PATH", nargs="+", action="extend", default=[], help="local files; task.shots=PATH too"
     )
-    parser.add_argument("--out", metavar="DIR", help="write results.json and questions.jsonl here")
+    parser.add_argument("--out", metavar="DIR", help="write results.json, questions.jsonl and more here")
     parser.add_argument("--resume", action="store_true", help="go on with what --out holds")
     add_model_arguments(parser)
 
@@ -72,34 +81,31 @@ def run(arguments: argparse.Namespace) -> int:
     data = dict(_pair(text) for text in arguments.data)
     with collector_paused():
         from vaswani_transformer.evaluation.few_shot import evaluate_few_shot
+        from vaswani_transformer.evaluation.few_shot_reports import ENTRIES, PICTURE, draw_accuracy, model_index
         from vaswani_transformer.evaluation.scorers import load_scored_model
         from vaswani_transformer.evaluation.task_catalogue import find_tasks
         from vaswani_transformer.evaluation.together import launched
 
-    tasks = find_tasks(arguments.tasks or ["embedded"], data=data)
-    limit = arguments.limit or (None if arguments.tasks else DEFAULT_LIMIT)
+    how: dict[str, Any] = {"tasks": find_tasks(arguments.tasks or ["embedded"], data=data)}
+    how["limit"] = arguments.limit or (None if arguments.tasks else DEFAULT_LIMIT)
+    names = ("seeds", "draw", "balanced", "batch_tokens", "pll", "beams", "calibrate", "resume")
+    how |= {name: getattr(arguments, name) for name in names}
     with launched() as processes, _Bar() as bar:
         arguments.device = arguments.device or processes.device
-        model, tokenizer = load_model(arguments, load_scored_model)
-        found = evaluate_few_shot(
-            model,
-            tokenizer,
-            tasks,
-            shots=arguments.shots,
-            seeds=arguments.seeds,
-            draw=arguments.draw,
-            balanced=arguments.balanced,
-            limit=limit,
-            batch_tokens=arguments.batch_tokens,
-            pll=arguments.pll,
-            beams=arguments.beams,
-            calibrate=arguments.calibrate,
-            out=arguments.out,
-            resume=arguments.resume,
-            progress=bar.show,
-        )
+
+        def ask(name: str, shots: list[int], out: Path | None, progress: Any) -> dict[str, Any]:
+            model, tokenizer = load_model(argparse.Namespace(**vars(arguments) | {"model": name}), load_scored_model)
+            return evaluate_few_shot(model, tokenizer, shots=shots, out=out, progress=progress, **how)
+
+        out, second = Path(arguments.out) if arguments.out else None, None
+        if arguments.finetuned:  # first: it is soon done, and a name that is wrong soon told
+            second = ask(arguments.finetuned, [0], out and out / "finetuned", bar.of("fine-tuned "))
+        found = ask(arguments.model, arguments.shots, out, bar.of(""))
     if processes.first:
-        print("\n".join(table(found)))
+        print("\n".join(table(found, second)))
+        if out is not None:
+            (out / ENTRIES).write_text(model_index(found), encoding="utf-8")
+            draw_accuracy(found, out / PICTURE, finetuned=second)
     return 0
 
 
@@ -124,6 +130,10 @@ class _Bar:
         if self._bar is not None:
             self._bar.close()
 
+    def of(self, model: str) -> Callable[[str, int, int], None]:
+        """Returns what shows the progress of one of two models."""
+        return lambda name, done, total: self.show(model + name, done, total)
+
     def show(self, name: str, done: int, total: int) -> None:
         """Moves to so many questions of a line."""
         if name != self._name:
@@ -136,16 +146,25 @@ class _Bar:
         self._bar.update(done - self._bar.n)
 
 
-def table(found: dict[str, Any]) -> list[str]:
-    """Returns the lines of a table, zero, one and few shots side by side: accuracy in percent, its standard error."""
+def table(found: dict[str, Any], finetuned: dict[str, Any] | None = None) -> list[str]:
+    """Returns the lines of a table, zero, one and few shots side by side: accuracy in percent, its standard error.
+
+    Args:
+        found: from `evaluate_few_shot`.
+        finetuned: the same of a fine-tuned model without shots, for a last column.
+    """
     settings, results = found["settings"], found["results"]
     shots = [str(number) for number in settings["shots"]]
     head = ["task", "questions", "chance", *(f"{number}-shot" for number in shots)]
+    lines_of = [(name, metric) for name in results for metric in settings["tasks"][name]["metrics"] or ("acc",)]
     rows = [
-        [name if metric == "acc" else f"{name} {metric}", *_cells(by_shots, shots, metric)]
-        for name, by_shots in results.items()
-        for metric in settings["tasks"][name]["metrics"] or ("acc",)
+        [name if metric == "acc" else f"{name} {metric}", *_cells(results[name], shots, metric)]
+        for name, metric in lines_of
     ]
+    if finetuned is not None:
+        head.append("fine-tuned")
+        for row, (name, metric) in zip(rows, lines_of, strict=True):
+            row.append(_percent(finetuned["results"][name]["0"], metric))
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
     lines.append(

@@ -99,6 +99,24 @@ def test_log_likelihoods_behind_shots_that_all_questions_share_are_too(pair):
     equal(pair, choices(rng, [f"{shots}\n{text(rng)}" for _ in range(5)]))
 
 
+def test_the_choices_of_a_question_are_one_row_whatever_their_contexts_and_have_lm_evals_likelihood(pair, monkeypatch):
+    from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
+
+    rng, requests = random.Random(8), []
+    for doc in range(4):  # contexts that differ within a question, then its continuation alone
+        shots, ending = text(rng, 12, 12), f" {text(rng)}"
+        contexts = [f"{shots}\nthe {word} sat" for word in ("cat", "dog")] + ["", ""]
+        for number, context in enumerate(contexts):
+            given = (context, ending if context else f" {text(rng)}")
+            requests.append(Instance("loglikelihood", {}, given, number, metadata=("toy", doc, 1)))
+    sizes: list[int] = []
+    scorer = pair[0].scorer
+    monkeypatch.setattr(pair[0], "scorer", lambda groups: sizes.extend(map(len, groups)) or scorer(groups))
+    ours, theirs = (side.loglikelihood(requests, disable_tqdm=True) for side in pair)
+    assert sizes == [2] * 8
+    assert [score for score, _ in ours] == pytest.approx([score for score, _ in theirs], abs=1e-4)
+
+
 def test_an_empty_context_a_space_at_its_end_and_a_start_token_in_it_are_lm_evals(pair, tokenizer):
     rng = random.Random(3)
     requests = choices(rng, ["", "the cat ", f"{tokenizer.bos_token}the cat", "the dog\n\n"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from vaswani_cli import main
-from vaswani_transformer import VaswaniGPT2Tokenizer, VaswaniGPTConfig, VaswaniGPTForCausalLM
+from vaswani_transformer import VaswaniGPT2Tokenizer, VaswaniGPTConfig, VaswaniGPTForCausalLM, world
 from vaswani_transformer.evaluation import evaluate_few_shot
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -104,6 +104,12 @@ def test_the_command_in_two_processes_writes_the_files_of_one(folder, tmp_path, 
     same(lines(tmp_path / "two"), lines(tmp_path / "one"))
     one, two = (json.loads((tmp_path / name / "results.json").read_text(encoding="utf-8")) for name in ("one", "two"))
     same(two, one)
+
+
+def test_one_process_where_the_launcher_was_asked_for_two_is_refused(folder, monkeypatch, capsys):
+    monkeypatch.setattr(world, "_parent_words", lambda: ["accelerate", "launch", "--num_processes", "2"])
+    assert main(["evaluate", str(folder), "--shots", "0", "--limit", "1"]) == 2
+    assert "was asked for 2 processes and started 1" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
     vaswani lm-eval run --model vaswani --model_args pretrained=runs/gpt --tasks hellaswag --num_fewshot 5
 
 Tokens, windows and stop sequences are those of lm-eval's own `hf` model, by its own functions, so that any of its tasks
-has the same log-likelihoods; choices behind one context are read in one row. Of several processes each has all
+has the same log-likelihoods; the choices of a question are read in one row. Of several processes each has all
 requests, as lm-eval allows, and answers its part: shots do not change with their number, which they do with `hf`.
 """
 
@@ -50,9 +50,6 @@ R = TypeVar("R")
 class VaswaniLM(TemplateLM):
     """A causal language model for lm-eval.
 
-    Departure: contexts that differ among the choices of a question (WinoGrande's) share nothing here, since lm-eval
-    tells a model no questions; `vaswani evaluate` reads them in one row.
-
     Args:
         pretrained: a folder, a name on the Hub, or a model.
         tokenizer: of a model that is given; else it is loaded.
@@ -91,6 +88,7 @@ class VaswaniLM(TemplateLM):
         self._device = self.model.device
         self.batch_tokens, self.max_length = int(batch_tokens), max_length or context_of(self.model)
         self.scorer = PackedScorer(self.model, batch_tokens=self.batch_tokens)
+        self._questions: list[Any] = []  # that the requests at hand belong to; lm-eval hands on their tokens alone
 
     @property
     def eot_token_id(self) -> int:
@@ -131,14 +129,24 @@ class VaswaniLM(TemplateLM):
         ids: Any = self.tokenizer(string, verbose=False, **more)["input_ids"]
         return ids
 
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Returns the log-probability of each continuation, and whether a greedy search would write it."""
+        # Unconditional ones share nothing with the others of their question; a request of no question has its context.
+        self._questions = [
+            request.args[0] if request.doc_id is None else (request.task_name, request.doc_id, not request.args[0])
+            for request in requests
+        ]
+        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return found
+
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """The likelihoods of continuations of contexts, those of neighbours with one context in one row."""
+        """The likelihoods of continuations of contexts, those of a question in one row."""
         self._warn_of_long([context + continuation for _, context, continuation in requests])
         groups = [
-            [self._continuation(context, continuation) for _, context, continuation in group]
-            for _, group in groupby(requests, key=lambda request: request[1])
+            [self._continuation(context, continuation) for _, (_, context, continuation) in group]
+            for _, group in groupby(zip(self._questions, requests, strict=True), key=lambda pair: pair[0])
         ]
         return [(score.logprob, score.greedy) for group in self._shared(groups, self._score) for score in group]
 
