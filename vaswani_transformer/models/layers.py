@@ -390,7 +390,8 @@ def _chunks(
         normaliser = logits.amax(-1, keepdim=True) - probabilities.amax(-1, keepdim=True).log()
         return logits.gather(-1, ids_N1), normaliser, probabilities
 
-    if kind != "cpu" or hidden_ND.dtype != torch.float32 or type(weight_VD) not in (Tensor, nn.Parameter):
+    wrapped = hasattr(weight_VD, "__tensor_flatten__")  # spread over processes, quantised: not any product takes it
+    if kind != "cpu" or hidden_ND.dtype != torch.float32 or wrapped:
         return rows, everywhere
     memory = hidden_ND.new_empty(vocabulary * rows)
 
