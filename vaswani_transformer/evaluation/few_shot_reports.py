@@ -7,6 +7,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 logger = logging.getLogger(__name__)
+MARKERS = "os^Dv"
 
 PICTURE, ENTRIES = "shots.png", "model-index.yaml"
 METRICS = {"acc": "accuracy", "perplexity": "perplexity"}  # the Hub's names of ours
@@ -69,7 +70,8 @@ def draw_accuracy(found: dict[str, Any], path: Path, *, finetuned: dict[str, Any
     for number, (task, points) in enumerate(lines.items()):
         style: dict[str, Any] = {"color": f"C{number % 10}"}
         shots, values, errors = zip(*points, strict=True)
-        axes.errorbar(shots, values, yerr=errors, marker="o", markersize=4, capsize=2, label=task, **style)
+        marker = MARKERS[number // 10 % len(MARKERS)]  # ten colours; the next ten tasks have another mark
+        axes.errorbar(shots, values, yerr=errors, marker=marker, markersize=4, capsize=2, label=task, **style)
         chance = next(iter(found["results"][task].values())).get("chance")
         if chance is not None:
             axes.axhline(100 * chance, linestyle="--", linewidth=0.8, alpha=0.5, **style)
