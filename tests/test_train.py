@@ -607,3 +607,9 @@ def test_the_loops_log_speaks_of_steps_on_standard_error(toy, caplog):
     with caplog.at_level(logging.INFO, logger="vaswani_transformer"):
         train(toy(steps=2))
     assert any("step 2/2  loss" in message for message in caplog.messages)
+
+
+def test_resumed_weights_begin_where_new_ones_would_or_products_would_round_otherwise(toy):
+    train(toy(steps=2))
+    model = Training(toy(steps=4), resume=True).bare_model
+    assert {one.data_ptr() % 64 for one in (*model.parameters(), *model.buffers())} == {0}

@@ -23,6 +23,7 @@ from .models import (
 )
 from .sections import unknown_name
 
+ALIGNMENT = 64  # bytes, of what torch allocates on a CPU
 OWN_KEYS = ("family", "preset", "from")  # of the `model` section; all others are fields of the configuration
 
 
@@ -110,7 +111,19 @@ def build_model(
     except RuntimeError as error:
         raise ValueError(f"the model's fields must fit the weights in {source}; got {fields}") from error
     _check_vocabulary(model.config, tokenizer)
+    _align(model)
     return model
+
+
+def _align(model: PreTrainedModel) -> None:
+    """Moves weights to where torch would have put new ones.
+
+    safetensors leaves them where they lie in the file, and a CPU's library may round a product by where its matrices
+    begin: a resumed run would not end with the weights of one that never stopped.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()
 
 
 def planned_config(family: Family, section: Mapping[str, Any], vocab_size: int | None) -> Any:
