@@ -2,6 +2,7 @@
 
 # ruff: noqa: F811  (fixtures of another file)
 import threading
+import time
 
 import pytest
 import torch
@@ -75,14 +76,19 @@ def test_an_error_of_the_background_stops_the_run_at_the_next_save(toy, monkeypa
 
 
 def test_a_run_that_ends_by_an_error_waits_for_the_save_that_was_begun(toy, monkeypatch):
-    training = Training(toy(steps=8, save=SAVES))
+    training, save = Training(toy(steps=8, save=SAVES)), checkpoints.save_checkpoint
     update = training.update
+
+    def slow(folder, step, **how):
+        time.sleep(2.0)
+        return save(folder, step, **how)
 
     def failing(*arguments):
         if training.progress.step == 2:
             raise ZeroDivisionError
         return update(*arguments)
 
+    monkeypatch.setattr(checkpoints, "save_checkpoint", slow)
     monkeypatch.setattr(training, "update", failing)
     with pytest.raises(ZeroDivisionError):
         training.run()
