@@ -18,6 +18,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
+from transformers.activations import NewGELUActivation
 
 from vaswani_transformer import VaswaniGPT2Tokenizer, VaswaniGPTConfig, VaswaniGPTForCausalLM
 from vaswani_transformer.evaluation.packed_scoring import PackedScorer, block_mask, pack
@@ -151,6 +152,18 @@ def test_the_head_is_computed_where_it_is_read_alone(monkeypatch):
     model.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[:-1].numel()))
     list(scorer([[Continuation((1, 2, 3, 4, 5, choice, 7), 5) for choice in range(3)]]))
     assert rows == [3 * 2]
+
+
+def test_the_activation_that_transformers_writes_out_is_fused_while_a_model_is_scored_and_its_own_again(monkeypatch):
+    model = drawn(MODELS["gpt2"])
+    scorer = PackedScorer(model)
+    calls = []
+    written_out = NewGELUActivation.forward
+    monkeypatch.setattr(NewGELUActivation, "forward", lambda self, x: calls.append(1) or written_out(self, x))
+    list(scorer(groups(3, prefix=20)))
+    assert not calls
+    model(input_ids=torch.tensor([[1, 2]]))
+    assert len(calls) == model.config.n_layer
 
 
 def test_a_model_that_takes_no_mask_of_attention_is_scored_plainly_with_a_notice(caplog):
