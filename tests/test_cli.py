@@ -1,5 +1,6 @@
 """The `vaswani` command: fast help, examples that parse, errors in one line."""
 
+import gc
 import shlex
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 import vaswani_cli
 from vaswani_cli import VERBS, main, verb_parser
+from vaswani_cli.imports import collector_paused
 from vaswani_transformer import averaging, checkpoints
 
 
@@ -205,3 +207,22 @@ def test_average_takes_the_last_checkpoints_of_a_run_or_folders(monkeypatch, tmp
     assert "--last N" in told
     assert "with checkpoints/ in it" in told
     assert "no such folder" in told
+
+
+def test_what_was_imported_is_never_looked_through_for_garbage():
+    sys.modules.pop("this_is_new", None)
+    before = gc.get_freeze_count()
+    with collector_paused():
+        assert not gc.isenabled()
+        sys.modules["this_is_new"] = types.ModuleType("this_is_new")
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > before
+    gc.unfreeze()
+    del sys.modules["this_is_new"]
+
+
+def test_where_nothing_was_imported_garbage_is_still_found():
+    before = gc.get_freeze_count()
+    with collector_paused():
+        pass
+    assert gc.get_freeze_count() == before
