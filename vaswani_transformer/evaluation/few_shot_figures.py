@@ -148,7 +148,9 @@ def spread(values: np.ndarray, name: str = "acc") -> dict[str, Any]:
     if count < 2:
         return {f"{name}_stderr": None, f"{name}_interval": None}
     rng = np.random.default_rng(0)
-    means = [float(rng.choice(values, count).mean()) for _ in range(RESAMPLES)]
+    rows = max(1, 2**20 // count)  # resamples at a time, so that memory stays small
+    sizes = [(min(rows, RESAMPLES - begin), count) for begin in range(0, RESAMPLES, rows)]
+    means = np.concatenate([rng.choice(values, size).mean(1) for size in sizes])
     interval = [float(bound) for bound in np.quantile(means, (0.025, 0.975))]
     return {f"{name}_stderr": float(values.std(ddof=1) / math.sqrt(count)), f"{name}_interval": interval}
 
