@@ -24,7 +24,8 @@ EPILOG = """examples:
   vaswani evaluate runs/gpt --tasks mine.yaml,mine.py --draw shared --out runs/mine --resume
 
 DIR also gets model-index.yaml, for the head of a model card, and shots.png, accuracy over the number of examples (extra
-`viz`); DIR/finetuned what MODEL2 answered.
+`viz`); of tasks from the Hub DIR/.eval_results, which a model's repository takes as it is, for the page and the
+leaderboard of the benchmark; DIR/finetuned what MODEL2 answered.
 
 Without --tasks: arithmetic, word scrambling and a cloze of the embedded novels, 50 questions of each, offline.
 The shots of a question are drawn from its name, the task's and a seed: they stay the same with any subset and batch.
@@ -80,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--resume goes on with what --out holds; got --resume without --out")
     data = dict(_pair(text) for text in arguments.data)
     with collector_paused():
+        from vaswani_transformer.evaluation.eval_results import write_eval_results
         from vaswani_transformer.evaluation.few_shot import evaluate_few_shot
         from vaswani_transformer.evaluation.few_shot_reports import ENTRIES, PICTURE, draw_accuracy, model_index
         from vaswani_transformer.evaluation.scorers import load_scored_model
@@ -105,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(table(found, second)))
         if out is not None:
             (out / ENTRIES).write_text(model_index(found), encoding="utf-8")
+            write_eval_results(found, out)
             draw_accuracy(found, out / PICTURE, finetuned=second)
     return 0
 

@@ -187,7 +187,7 @@ def _add(results: dict[str, Any], task: Task, number: int, settings: Settings, l
 def _told(model: PreTrainedModel, tasks: Sequence[Task], settings: Settings) -> dict[str, Any]:
     """Every setting, plain values for JSON."""
     names = ("version", "kind", "score", "metrics", "description", "delimiter", "unconditional", "longest_answer")
-    names += ("source", "licence", "citation")
+    names += ("source", "benchmark", "licence", "citation")
     return {
         "model": model.config._name_or_path,
         "model_type": model.config.model_type,

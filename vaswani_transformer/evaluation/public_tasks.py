@@ -44,17 +44,20 @@ def public_task(name: str, paths: Sequence[str] = ()) -> Task:
             data set where there is none.
     """
     known = PUBLIC[name]
+    benchmark = None
     if paths:
         rows: list[Callable[[], Iterator[Row]]] = [partial(file_rows, path) for path in paths]
         source = " and shots of ".join(Path(path).name for path in paths)
     else:
         place, config, asked, drawn = known.hub
+        benchmark = place, config or "default"
         rows = [partial(hub_rows, place, config, split) for split in dict.fromkeys((asked, drawn))]
         source = f"{place} ({config or 'default'}, {asked}) and shots of {drawn}"
     made = [partial(_made, read, known.convert) for read in rows]
     pool = made[1] if len(made) > 1 else None
     blank = known.convert(blank_row(known.content), "blank") if known.content else None
-    return Task(name=name, kind=known.kind, queries=made[0], pool=pool, source=source, blank=blank, **known.more)
+    told: dict[str, Any] = {"source": source, "benchmark": benchmark}
+    return Task(name=name, kind=known.kind, queries=made[0], pool=pool, blank=blank, **told, **known.more)
 
 
 def blank_row(content: Sequence[str]) -> Row:

@@ -78,6 +78,8 @@ class Task:
         blank: a question whose content is `CONTENT`, of a task whose choices are the same in every question, for
             contextual calibration; None of others.
         source: where the questions come from, for the results.
+        benchmark: data set of the Hub that the questions are all of, and the task in it, for `.eval_results`; None of
+            others.
         licence: of the data.
         citation: of the task.
 
@@ -98,6 +100,7 @@ class Task:
     metrics: tuple[str, ...] = ()
     blank: Question | None = None
     source: str = ""
+    benchmark: tuple[str, str] | None = None
     licence: str = ""
     citation: str = ""
 
