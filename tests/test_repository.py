@@ -280,6 +280,7 @@ def test_the_wheel_holds_recipes_and_corpora_and_installs_no_other_top_level_nam
     recipes = {path.name for path in (ROOT / "training" / "recipes").glob("*.yaml")}
     assert {f"vaswani_transformer/training/recipes/{name}" for name in recipes} <= set(names)
     assert "vaswani_transformer/py.typed" in names
+    assert "vaswani_transformer/evaluation/metrics/f1/f1.py" in names
     assert "vaswani_transformer/embedded/debian-en-de.train.tsv.xz" in names
     assert "vaswani_transformer/model_cards/README.md" in names
     assert not [name for name in names if name.endswith((".pyc", ".DS_Store"))]
