@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vaswani_transformer import VaswaniGPT2Tokenizer, VaswaniGPTForCausalLM
 from vaswani_transformer.evaluation import evaluate_few_shot
 from vaswani_transformer.evaluation.tasks import Question, Task
@@ -51,6 +53,7 @@ def ask(model: str, out: Path, rank: int) -> dict[str, Any]:
 
         loaded[0].forward = forward_and_signal
     attempt("stopped", [WRITTEN, PICK], out=out / "few")
+    torch.distributed.barrier()  # process 1 knows of the stop before process 0 has written what was answered
     seen["then"] = len((out / "few" / "questions.jsonl").read_text().splitlines())
     attempt("resumed", [WRITTEN, PICK], out=out / "few", resume=True)
     attempt("again", [WRITTEN, PICK], out=out / "few")
