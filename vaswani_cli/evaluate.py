@@ -177,7 +177,7 @@ def table(found: dict[str, Any], finetuned: dict[str, Any] | None = None) -> lis
     for name, by_shots in results.items():
         for number, figures in by_shots.items():
             if figures.get("shots_dropped"):
-                lines.append(f"{name}: only {figures['shots_mean']:.1f} of {number} shots fit the model's context")
+                lines.append(f"{name}: only {figures['shots_mean']:.2f} of {number} shots fit the model's context")
     return [line.rstrip() for line in lines]
 
 

@@ -118,7 +118,7 @@ def test_the_value_is_the_tasks_main_metric(name, metric, value, way, model):
 def test_examples_that_had_no_room_are_told(model):
     task = public_tasks.public_task("piqa")
     [entry] = eval_results(found(task, model, {"shots_dropped": 3, "shots_mean": 1.6667}))["piqa"]
-    assert "; 1.7 examples fit the model's context on average; " in str(entry.notes)
+    assert "; 1.67 examples fit the model's context on average; " in str(entry.notes)
 
 
 def test_every_public_task_of_the_hub_names_its_data_set_and_the_task_in_it():

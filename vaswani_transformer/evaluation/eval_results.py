@@ -78,7 +78,7 @@ def _notes(name: str, shots: int, metric: str, figures: dict[str, Any], settings
         deviation = "" if spread is None else f" (standard deviation {_hundredths(spread, metric)})"
         notes.append(f"mean of {settings['seeds']} seeds{deviation}" if settings["seeds"] > 1 else "1 seed")
     if figures["shots_dropped"]:
-        notes.append(f"{figures['shots_mean']:.1f} examples fit the model's context on average")
+        notes.append(f"{figures['shots_mean']:.2f} examples fit the model's context on average")
     notes.append(_way(task, settings))
     if settings["pll"] is not None:
         notes.append(f"pseudo-log-likelihood {settings['pll']}")
