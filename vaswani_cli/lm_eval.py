@@ -1,15 +1,18 @@
-"""`vaswani lm-eval`: lm-eval's own command, which knows our scorer as the model `vaswani`."""
+"""`vaswani lm-eval`: lm-eval's own command, which knows our scorers as the model `vaswani`."""
 
 import argparse
 
 EPILOG = """examples:
   vaswani lm-eval run --model vaswani --model_args pretrained=runs/gpt --tasks hellaswag,arc_easy --num_fewshot 5
   vaswani lm-eval run --model vaswani --model_args pretrained=gpt2,batch_tokens=8192 --tasks lambada_openai
+  vaswani lm-eval run --model vaswani --model_args pretrained=runs/bert,pll=original --tasks blimp
   vaswani lm-eval ls tasks
   accelerate launch --num_processes 8 --module vaswani_cli lm-eval run --model vaswani --model_args pretrained=gpt2
 
 All words are those of lm-eval, whose run --help tells them. Keys of --model_args: pretrained, dtype, batch_tokens,
-max_length. --batch_size is not used: batches are of so many tokens. Several processes have the results of one.
+max_length, and pll of a masked model. BERT and the Transformer have their own scores, as in `vaswani evaluate`:
+pseudo-log-likelihoods, and choices behind their source; BERT writes no text, and the Transformer has no probability of
+a text alone. --batch_size is not used: batches are of so many tokens. Several processes have the results of one.
 To install it: pip install 'vaswani-transformer[lm-eval]'"""
 
 
