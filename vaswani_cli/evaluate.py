@@ -20,12 +20,16 @@ EPILOG = """examples:
   vaswani evaluate gpt2 --tasks sst2,rte --calibrate
   vaswani evaluate runs/bert --tasks austen_cloze --pll original
   vaswani evaluate runs/gpt --tasks arithmetic_2da --finetuned runs/gpt-arithmetic --out runs/settings
+  vaswani evaluate runs/gpt --tasks sst2 --finetuned runs/bert-sst2 --out runs/settings
   accelerate launch --num_processes 8 --module vaswani_cli evaluate gpt2 --tasks hellaswag --out runs/hellaswag
   vaswani evaluate runs/gpt --tasks mine.yaml,mine.py --draw shared --out runs/mine --resume
 
 DIR also gets model-index.yaml, for the head of a model card, and shots.png, accuracy over the number of examples (extra
 `viz`); of tasks from the Hub DIR/.eval_results, which a model's repository takes as it is, for the page and the
-leaderboard of the benchmark; DIR/finetuned what MODEL2 answered.
+leaderboard of the benchmark; DIR/finetuned what MODEL2 answered, whose figures stand in DIR/results.json too.
+MODEL2 is a language model, or has a task head: a classifier whose classes are called as the labels of the tasks (sst2,
+rte, cb, boolq, wic, your YAML), or a multiple choice (hellaswag, piqa, commonsense_qa, arc_easy, ...). It reads the
+fields that its recipe of `vaswani finetune` reads, or those of the task where it has none.
 
 Without --tasks: arithmetic, word scrambling and a cloze of the embedded novels, 50 questions of each, offline.
 The shots of a question are drawn from its name, the task's and a seed: they stay the same with any subset and batch.
@@ -83,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     with collector_paused():
         from vaswani_transformer.evaluation.eval_results import write_eval_results
         from vaswani_transformer.evaluation.few_shot import evaluate_few_shot
+        from vaswani_transformer.evaluation.few_shot_figures import write_results
         from vaswani_transformer.evaluation.few_shot_reports import ENTRIES, PICTURE, draw_accuracy, model_index
         from vaswani_transformer.evaluation.scorers import load_scored_model
         from vaswani_transformer.evaluation.task_catalogue import find_tasks
@@ -101,15 +106,33 @@ def run(arguments: argparse.Namespace) -> int:
 
         out, second = Path(arguments.out) if arguments.out else None, None
         if arguments.finetuned:  # first: it is soon done, and a name that is wrong soon told
-            second = ask(arguments.finetuned, [0], out and out / "finetuned", bar.of("fine-tuned "))
+            place, shown = out and out / "finetuned", bar.of("fine-tuned ")
+            second = _ask_head(arguments, place, shown, how) or ask(arguments.finetuned, [0], place, shown)
         found = ask(arguments.model, arguments.shots, out, bar.of(""))
     if processes.first:
         print("\n".join(table(found, second)))
         if out is not None:
+            if second is not None:
+                write_results(out, found | {"finetuned": second})
             (out / ENTRIES).write_text(model_index(found), encoding="utf-8")
             write_eval_results(found, out)
             draw_accuracy(found, out / PICTURE, finetuned=second)
     return 0
+
+
+def _ask_head(
+    arguments: argparse.Namespace, out: Path | None, progress: Any, how: dict[str, Any]
+) -> dict[str, Any] | None:
+    """What a fine-tuned model with a task head answers; None of a language model."""
+    with collector_paused():
+        from vaswani_transformer.evaluation.finetuned_heads import evaluate_head, head_named, load_head, recipe_of
+
+    name = arguments.finetuned
+    if head_named(name) is None:
+        return None
+    model, tokenizer = load_model(argparse.Namespace(**vars(arguments) | {"model": name}), load_head)
+    more = {key: how[key] for key in ("tasks", "limit", "batch_tokens", "resume")}
+    return evaluate_head(model, tokenizer, recipe=recipe_of(name), out=out, progress=progress, **more)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -174,6 +197,8 @@ def table(found: dict[str, Any], finetuned: dict[str, Any] | None = None) -> lis
         f"accuracy in %, ± its standard error over questions; shots: {settings['draw']}, seeds: {settings['seeds']}"
     )
     lines.append(f"scorer: {settings['scorer']}" + (f", pll {settings['pll']}" if settings["pll"] else ""))
+    if finetuned is not None and "head" in finetuned["settings"]:
+        lines.append(f"fine-tuned: {finetuned['settings']['head']['class']}, without a prompt")
     for name, by_shots in results.items():
         for number, figures in by_shots.items():
             if figures.get("shots_dropped"):

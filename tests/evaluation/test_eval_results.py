@@ -12,7 +12,7 @@ from huggingface_hub import EvalResultEntry, parse_eval_result_entries
 from vaswani_cli import main
 from vaswani_transformer.evaluation import public_tasks
 from vaswani_transformer.evaluation.eval_results import eval_results, write_eval_results
-from vaswani_transformer.evaluation.few_shot import Settings, _told
+from vaswani_transformer.evaluation.few_shot import Settings, told_of
 from vaswani_transformer.evaluation.task_rows import Row
 from vaswani_transformer.evaluation.tasks import Task
 
@@ -80,7 +80,7 @@ def test_local_files_and_generated_tasks_are_no_benchmarks_of_the_hub(folder, tm
 
 def found(task: Task, model: Any, figures: dict[str, Any], **settings: Any) -> dict[str, Any]:
     """What `evaluate_few_shot` returns of one task and no shots."""
-    told = _told(model, [task], Settings(shots=(0,), **settings)) | {"pll": None}
+    told = told_of(model, [task], Settings(shots=(0,), **settings)) | {"pll": None}
     same = {
         "questions": 9,
         "shots_dropped": 0,

@@ -47,9 +47,9 @@ class MultipleChoiceData:
             texts, names = choices_of(row)
             if len(texts) != self.choices:
                 raise ValueError(f"every row must have as many choices as the first, {self.choices}; got {texts}")
-            start = f"{text_of(row, 'start')} " if "start" in self.options.columns else ""
-            firsts += [text_of(row, "text")] * len(texts)
-            seconds += [start + text for text in texts]
+            one, other = sequences_of(row)
+            firsts += one
+            seconds += other
             labels.append(chosen(row["label"], names))
         inputs, many = self.encode(firsts, seconds, tokenizer), self.choices
         groups = [inputs[i * many : (i + 1) * many] for i in range(len(labels))]
@@ -67,6 +67,13 @@ class MultipleChoiceData:
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Any:
         """Pads every choice of every row of a batch to the longest."""
         return DataCollatorForMultipleChoice(tokenizer)
+
+
+def sequences_of(row: Row) -> tuple[list[str], list[str]]:
+    """The first and the second text of each choice of a row."""
+    start = f"{text_of(row, 'start')} " if "start" in row else ""
+    texts, _ = choices_of(row)
+    return [text_of(row, "text")] * len(texts), [start + text for text in texts]
 
 
 def choices_of(row: Row) -> tuple[list[str], list[str]]:

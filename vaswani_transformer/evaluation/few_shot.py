@@ -30,6 +30,7 @@ from .tasks import Question, Task
 from .together import Processes, shared_log
 
 SPARE_TOKENS = 4  # more than the longest answer has, to see that it ends
+Answers = Callable[[Task, Sequence[Question], int, int], Iterator[list[Record]]]
 LIBRARIES = ("vaswani-transformer", "torch", "transformers", "tokenizers", "numpy")
 
 
@@ -149,14 +150,45 @@ def evaluate_few_shot(
     for task in found:
         draw_shots(task, task.questions[0], shots=max(shots))  # before hours of work
     processes = Processes()
-    asker = _Asker(model, tokenizer, settings, processes)
-    told = _told(model, found, settings) | {"scorer": asker.how.kind, "pll": asker.how.pll}
+    asker = _Asker(model, tokenizer, settings)
+    told = told_of(model, found, settings) | {"scorer": asker.how.kind, "pll": asker.how.pll}
     log = shared_log(processes, out, settings=told, resume=resume)
+    how: dict[str, Any] = {"settings": settings, "processes": processes, "log": log, "out": out}
+    return ask_all(found, asker.answers, **how, progress=progress)
+
+
+def ask_all(
+    tasks: Sequence[Task],
+    answers: Answers,
+    *,
+    settings: Settings,
+    processes: Processes,
+    log: QuestionLog,
+    out: str | Path | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> dict[str, Any]:
+    """Asks all that a log lacks.
+
+    Args:
+        tasks: the tasks, in the order of the results.
+        answers: answers questions of a task at a number of shots and a seed, a batch of records at a time.
+        settings: how many shots, seeds and questions.
+        processes: those that share the questions.
+        log: of all of them.
+        out: its folder, which the first process alone has in the log.
+        progress: as for `evaluate_few_shot`.
+
+    Returns:
+        What `evaluate_few_shot` returns.
+
+    Raises:
+        KeyboardInterrupt: after results.json is written with what is done.
+    """
     results: dict[str, Any] = {}
     try:
-        for task in found:
+        for task in tasks:
             for number in settings.shots:
-                asker.ask(task, number, log, progress)
+                _ask(task, number, answers, settings=settings, processes=processes, log=log, progress=progress)
                 _add(results, task, number, settings, log)
                 log.write(results)
     except KeyboardInterrupt as stop:
@@ -164,8 +196,32 @@ def evaluate_few_shot(
         log.write(results)
         where = f"; --resume goes on with {out}" if out is not None else ""
         raise KeyboardInterrupt(f"stopped after {len(log.records)} answers{where}") from stop
-    log.sort(_keys(found, settings))
+    log.sort(_keys(tasks, settings))
     return {"results": results, "settings": log.settings}
+
+
+def _ask(
+    task: Task,
+    shots: int,
+    answers: Answers,
+    *,
+    settings: Settings,
+    processes: Processes,
+    log: QuestionLog,
+    progress: Callable[[str, int, int], object] | None,
+) -> None:
+    """Has what the log lacks of a task at a number of shots answered."""
+    asked = task.questions[: settings.limit]
+    for seed in range(settings.seeds if shots else 1):
+        left = [q for q in asked if (task.name, shots, seed, q.id) not in log.records]
+        done, name = len(asked) - len(left), f"{task.name} {shots}-shot" + (f" seed {seed}" if seed else "")
+        mine = processes.share(left)
+        found = answers(task, mine, shots, seed) if mine else iter(())
+        for records in processes.rounds(found) if left else ():
+            log.add({"task": task.name, "shots": shots, "seed": seed, **record} for record in records)
+            done += len(records)
+            if progress and processes.first:
+                progress(name, done, len(asked))
 
 
 def _keys(tasks: Sequence[Task], settings: Settings) -> Iterator[Key]:
@@ -184,8 +240,8 @@ def _add(results: dict[str, Any], task: Task, number: int, settings: Settings, l
     results.setdefault(task.name, {})[str(number)] = figures(task, seeds)
 
 
-def _told(model: PreTrainedModel, tasks: Sequence[Task], settings: Settings) -> dict[str, Any]:
-    """Every setting, plain values for JSON."""
+def told_of(model: PreTrainedModel, tasks: Sequence[Task], settings: Settings) -> dict[str, Any]:
+    """Returns every setting, plain values for JSON."""
     names = ("version", "kind", "score", "metrics", "description", "delimiter", "unconditional", "longest_answer")
     names += ("source", "benchmark", "licence", "citation")
     return {
@@ -222,12 +278,10 @@ def _version(name: str) -> str:
 
 
 class _Asker:
-    """Asks one task at one number of shots after the other."""
+    """Answers questions behind their prompts."""
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings, processes: Processes
-    ) -> None:
-        self.model, self.tokenizer, self.settings, self.processes = model, tokenizer, settings, processes
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings) -> None:
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
         self.how = scorer_of(model, tokenizer, pll=settings.pll)
         self.context, self.tokens = self.how.context, self.how.tokens
         self._scorer: Score | None = None
@@ -249,21 +303,8 @@ class _Asker:
             self._writer = Writer(self.model, self.tokenizer, beams=how.beams, batch_tokens=how.batch_tokens)
         return self._writer
 
-    def ask(self, task: Task, shots: int, log: QuestionLog, progress: Callable[[str, int, int], object] | None) -> None:
-        """Answers what the log lacks."""
-        asked = task.questions[: self.settings.limit]
-        for seed in range(self.settings.seeds if shots else 1):
-            left = [q for q in asked if (task.name, shots, seed, q.id) not in log.records]
-            done, name = len(asked) - len(left), f"{task.name} {shots}-shot" + (f" seed {seed}" if seed else "")
-            mine = self.processes.share(left)
-            answers = self._answers(task, mine, shots, seed) if mine else iter(())
-            for records in self.processes.rounds(answers) if left else ():
-                log.add({"task": task.name, "shots": shots, "seed": seed, **record} for record in records)
-                done += len(records)
-                if progress and self.processes.first:
-                    progress(name, done, len(asked))
-
-    def _answers(self, task: Task, questions: Sequence[Question], shots: int, seed: int) -> Iterator[list[Record]]:
+    def answers(self, task: Task, questions: Sequence[Question], shots: int, seed: int) -> Iterator[list[Record]]:
+        """Yields the records of questions, batch by batch."""
         how = self.settings
         drawn = [
             draw_shots(task, question, shots=shots, seed=seed, draw=how.draw, balanced=how.balanced)

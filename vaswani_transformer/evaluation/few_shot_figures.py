@@ -16,6 +16,7 @@ from .text_metrics import RESAMPLES, bleu_figures, text_scores
 
 logger = logging.getLogger(__name__)
 
+RESULTS = "results.json"
 Record = dict[str, Any]  # a line of questions.jsonl
 Key = tuple[str, int, int, str]  # task, shots, seed, question
 
@@ -119,6 +120,8 @@ def figures(task: Task, seeds: Sequence[Sequence[Record]]) -> dict[str, Any]:
     records = [record for part in kept for record in part]
     if task.kind == "choice":
         known = SCORES if task.unconditional is not None else SCORES[:-1]
+        if "tokens" not in records[0]["scores"][0]:  # of a head's classes, which have one score
+            known = ()
         for score in known:
             found[f"acc_{score}"] = float(np.mean([chosen(record, score) == record["gold"] for record in records]))
         found["chance"] = float(np.mean([1 / len(record["scores"]) for record in records]))
@@ -174,7 +177,7 @@ class QuestionLog:
         self.records: dict[Key, Record] = {}
         if self.folder is None:
             return
-        self.path, self.results = self.folder / self.FILE, self.folder / "results.json"
+        self.path, self.results = self.folder / self.FILE, self.folder / RESULTS
         if self.path.exists():
             if not resume:
                 raise ValueError(f"the folder of results must be new, or --resume goes on; got answers in {self.path}")
@@ -212,7 +215,17 @@ class QuestionLog:
     def write(self, results: dict[str, Any]) -> None:
         """Writes results.json."""
         if self.folder is not None:
-            _replace(self.results, json.dumps({"results": results, "settings": self.settings}, indent=2) + "\n")
+            write_results(self.folder, {"results": results, "settings": self.settings})
+
+
+def write_results(folder: Path, found: dict[str, Any]) -> None:
+    """Writes results.json of a folder.
+
+    Args:
+        folder: which is there.
+        found: from `evaluate_few_shot`; `finetuned` with the same of a fine-tuned model, where there is one.
+    """
+    _replace(folder / RESULTS, json.dumps(found, indent=2) + "\n")
 
 
 def _replace(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .blimp_subsets import SUBSETS
+from .head_columns import HEADS
 from .phrases import LONGEST_PHRASE, PAIRS, phrase
 from .task_rows import Row, file_rows, hub_rows, questions_of
 from .tasks import CONTENT, Question, Task
@@ -56,7 +57,7 @@ def public_task(name: str, paths: Sequence[str] = ()) -> Task:
     made = [partial(_made, read, known.convert) for read in rows]
     pool = made[1] if len(made) > 1 else None
     blank = known.convert(blank_row(known.content), "blank") if known.content else None
-    told: dict[str, Any] = {"source": source, "benchmark": benchmark}
+    told: dict[str, Any] = {"source": source, "benchmark": benchmark, "head": HEADS.get(name)}
     return Task(name=name, kind=known.kind, queries=made[0], pool=pool, blank=blank, **told, **known.more)
 
 

@@ -121,6 +121,24 @@ def load_scored_model(
     auto = _auto_class(name)
     if auto is None:
         return load_causal_lm(name, dtype=dtype, device=device)
+    return load_as(auto, name, part="language model", dtype=dtype, device=device)
+
+
+def load_as(
+    auto: Any, name: str, *, part: str, dtype: torch.dtype | None, device: torch.device | str | None
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Returns a model, in evaluation mode on its device, and its tokenizer.
+
+    Args:
+        auto: an Auto class.
+        name: a folder, or a name on the Hub.
+        part: what must have its weights there, for the message.
+        dtype: as for `load_scored_model`.
+        device: the same.
+
+    Raises:
+        ValueError: nothing to load, weights that are not there, a tokenizer larger than the model.
+    """
     place = device_named(device)
     try:
         more = {} if dtype is None else {"dtype": dtype}
@@ -131,7 +149,7 @@ def load_scored_model(
             f"MODEL must be a folder with a model and its tokenizer, or a Hub name; got {name}: {error}"
         ) from error
     if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"MODEL must have the weights of its language model; got {name} without {missing[0]}")
+        raise ValueError(f"MODEL must have the weights of its {part}; got {name} without {missing[0]}")
     if len(tokenizer) > model.config.vocab_size:
         size = model.config.vocab_size
         raise ValueError(f"the tokenizer must not have more tokens than the model; got {len(tokenizer)}, {size=}")

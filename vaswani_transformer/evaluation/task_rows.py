@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def questions_of(rows: Iterator[Row], convert: Callable[[Row, str], Question]) -
     found = []
     for number, row in enumerate(rows):
         try:
-            found.append(convert(row, str(number)))
+            found.append(replace(convert(row, str(number)), row=row))
         except ValueError as error:
             if row.place in str(error):
                 raise

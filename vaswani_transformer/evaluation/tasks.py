@@ -1,10 +1,14 @@
 """What a task of zero-, one- and few-shot evaluation is: questions, where they come from, how they are scored."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from .text_metrics import METRICS
+
+if TYPE_CHECKING:
+    from .task_rows import Row
 
 KINDS = ("choice", "last_word", "completion")
 CONTENT = "\ue000"  # stands in `Task.blank` where the content of a question does
@@ -23,6 +27,7 @@ class Question:
         gold: number of the right choice; of a `completion` 0.
         tail: what stands behind a choice, the end of a cloze. A masked language model reads it with the choice; others,
             which read from left to right, see it in shots alone.
+        row: what it was made of, for models with a task head; None of what is not made of rows.
 
     Raises:
         ValueError: no choice, an empty one, a gold number that is none of a choice, a wrong number of contexts.
@@ -33,6 +38,7 @@ class Question:
     choices: tuple[str, ...]
     gold: int = 0
     tail: str = ""
+    row: "Row | None" = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.choices or not all(choice.strip() for choice in self.choices):
@@ -58,6 +64,20 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Head:
+    """What a model with a task head reads of a task, by the roles of the fine-tuning recipes.
+
+    Args:
+        columns: "text" and "pair" of a classifier, "text", "start" and "choices" of a multiple choice -> where each may
+            stand in a row, a name ("a.b" a nested field) or a list of names for each published form of the rows.
+        labels: of a classifier, what its classes may be called beside the choices' own texts.
+    """
+
+    columns: Mapping[str, tuple[Any, ...]]
+    labels: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class Task:
     """A set of questions and how they are asked; section 2.4 of Brown et al. (2020), GPT-3.
 
@@ -77,6 +97,7 @@ class Task:
         unconditional: the context of GPT-3's P(c | context) / P(c | unconditional); None where that is not asked for.
         blank: a question whose content is `CONTENT`, of a task whose choices are the same in every question, for
             contextual calibration; None of others.
+        head: what a model with a task head reads, where that is known.
         source: where the questions come from, for the results.
         benchmark: data set of the Hub that the questions are all of, and the task in it, for `.eval_results`; None of
             others.
@@ -99,6 +120,7 @@ class Task:
     longest_answer: int = 32
     metrics: tuple[str, ...] = ()
     blank: Question | None = None
+    head: Head | None = None
     source: str = ""
     benchmark: tuple[str, str] | None = None
     licence: str = ""
