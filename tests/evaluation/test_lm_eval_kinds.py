@@ -177,6 +177,26 @@ def test_the_pll_of_a_model_without_one_is_refused(model, tokenizer):
         ours(model, tokenizer, pll="original")
 
 
+def write_task(path: Path) -> None:
+    """A task of lm-eval's form with its rows."""
+    rng = random.Random(7)
+    rows = [{"text": text(rng), "choices": [text(rng) for _ in range(3)], "right": i % 3} for i in range(6)]
+    data = path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = {
+        "task": "toy",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        "doc_to_text": "{{text}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{right}}",
+    }
+    (path / "tasks").mkdir()
+    (path / "tasks" / "toy.yaml").write_text(json.dumps(task), encoding="utf-8")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("masked", [True, False], ids=["bert", "transformer"])
 def test_lm_eval_asks_a_task_of_a_folder_by_its_name(
@@ -191,22 +211,7 @@ def test_lm_eval_asks_a_task_of_a_folder_by_its_name(
     asked, ids = (bert, bert_tokenizer) if masked else (model, tokenizer)
     for part in (asked, ids):
         part.save_pretrained(tmp_path / "model")
-    rng = random.Random(7)
-    rows = [{"text": text(rng), "choices": [text(rng) for _ in range(3)], "right": i % 3} for i in range(6)]
-    data: Path = tmp_path / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    task = {
-        "task": "toy",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(data)}},
-        "output_type": "multiple_choice",
-        "test_split": "test",
-        "doc_to_text": "{{text}}",
-        "doc_to_choice": "{{choices}}",
-        "doc_to_target": "{{right}}",
-    }
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "toy.yaml").write_text(json.dumps(task), encoding="utf-8")
+    write_task(tmp_path)
     found = lm_eval.simple_evaluate(
         model="vaswani",
         model_args=f"pretrained={tmp_path / 'model'}" + (",pll=original" if masked else ""),
