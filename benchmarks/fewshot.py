@@ -221,7 +221,7 @@ def main() -> None:
         folder = Path(name)
         save(folder)
         claim("fresh", folder, count=20, pairs=pairs, bound=4.4, shots=(SHOTS,))
-        claim("shared", folder, count=24, pairs=pairs, bound=15, shots=(SHOTS,), draw="shared")
+        claim("shared", folder, count=48, pairs=pairs, bound=15, shots=(SHOTS,), draw="shared")
         claim("zero", folder, count=48, pairs=pairs, bound=2, shots=(0,))
         startup(folder, 2 if arguments.quick else 4)
         sides = [[memory_of(__file__, side, name)] for side in ("ours", "theirs")]
