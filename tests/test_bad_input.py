@@ -983,9 +983,21 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
         lambda s: s.export(s.gpt("ForMultipleChoice", norm_order="pre")),
         "gpt2 must have the head; got ForMultipleChoice",
     ),
-    "a Transformer of 2017 to export": (
-        lambda s: export_to_transformers(s.saved(), s.folder / "out"),
-        "no Transformer of 2017.*got model_type 'vaswani-transformer'.*trust_remote_code=True",
+    "settings that transformers' Marian has not": (
+        lambda s: s.export(s.model(norm_order="pre", position_offset=2)),
+        "Marian.*norm_order='post', got 'pre'; position_offset=0, got 2: .*trust_remote_code=True",
+    ),
+    "heads wider than transformers' Marian has": (
+        lambda s: s.export(s.model(d_k=16)),
+        "d_k and d_v of at most d_model / num_heads.*got d_k=16, d_v=16, d_model=16, num_heads=2",
+    ),
+    "an epsilon far from transformers' Marian's": (
+        lambda s: s.export(s.model(layer_norm_eps=0.01)),
+        r"must have layer_norm_eps=1e-05, got 0\.01: .*moves logits by",
+    ),
+    "a Transformer without its output head to export": (
+        lambda s: s.export(s.model().model),
+        "marian must have an output head; got VaswaniTransformerModel",
     ),
     "a model of transformers to export": (
         lambda s: s.export(plain_model(s.gpt())),

@@ -5,10 +5,11 @@ import argparse
 EPILOG = """examples:
   vaswani export runs/gpt --to transformers --out exported
   vaswani export runs/bert --to transformers --out exported
+  vaswani export runs/transformer --to transformers --out exported
 
 transformers: a folder of its own classes, which loads without this package and without its code: bert; gpt2 where norms
-stand before the sub-layers, openai-gpt where they stand after them. What is written is read again, and its logits
-compared."""
+stand before the sub-layers, openai-gpt where they stand after them; marian for the Transformer of 2017, or an error that
+names the settings in the way. What is written is read again, and its logits compared."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Our BERT and GPT as folders of transformers' own classes, which load without this package and its code."""
+"""Our models as folders of transformers' own classes, which load without this package and its code."""
 
 import logging
 import tempfile
@@ -9,19 +9,23 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, OpenAIGPTTokenizer, PreTrainedModel
-from transformers.utils import cached_file
+from transformers import OpenAIGPTTokenizer, PreTrainedModel
 
-from .. import models
 from ..data.gpt_inputs import template
-from ..models import VaswaniBertConfig, VaswaniGPTConfig, VaswaniGPTTokenizer, VaswaniTransformerConfig
+from ..models import (
+    VaswaniBertConfig,
+    VaswaniGPTConfig,
+    VaswaniGPTTokenizer,
+    VaswaniTransformerConfig,
+    VaswaniTransformerForConditionalGeneration,
+)
 from ..models.configuration_gpt import TANH_GELU
 from ..models.pretrained_gpt import RENAMED, TRANSPOSED
+from .outgoing import TOLERANCE, difference, model_to_export, new_folder, tokenizer_to_export
+from .to_marian import marian_model
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 1e-5  # of the largest logit, or of 1 where none is larger
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt")
 # Fields that both sides have under one name.
 SHARED = ("vocab_size", "initializer_range", "tie_word_embeddings", "use_cache", "problem_type", "id2label", "label2id")
 SHARED = (*SHARED, "pad_token_id", "bos_token_id", "eos_token_id")
@@ -47,14 +51,15 @@ PREFIXES = {"gpt2": "GPT2", "openai-gpt": "OpenAIGPT"}
 
 
 def export_to_transformers(source: str | Path, out: str | Path) -> Path:
-    """Writes a model of ours as plain transformers' `bert`, `gpt2` or `openai-gpt`, and compares what that computes.
+    """Writes a model as plain transformers' `bert`, `gpt2`, `openai-gpt` or `marian`, and compares what that computes.
 
-    The weights are bit-identical, in the precision they had; tokenizer and generation settings come along. GPT with
-    norms before the sub-layers is GPT-2, with norms after them GPT-1.
+    BERT's and GPT's weights are bit-identical, in the precision they had; tokenizer and generation settings come along.
+    GPT with norms before the sub-layers is GPT-2, with norms after them GPT-1. `marian_model` says how the Transformer
+    becomes a Marian.
 
     Departures that are not in the weights: transformers' classifiers of texts have no dropout before them and no
     language model's loss beside theirs, its spans may start in padding, and its plain `forward` counts padding on the
-    left as positions (`generate` does not).
+    left as positions (`generate` does not). `marian_model` names those of Marian.
 
     Args:
         source: a folder of ours, or a name on the Hub.
@@ -64,55 +69,34 @@ def export_to_transformers(source: str | Path, out: str | Path) -> Path:
         `out`.
 
     Raises:
-        ValueError: a setting that transformers' class cannot express, a head or a model that it has not, a folder that
-            is in use.
+        ValueError: a setting that transformers' class cannot express, a head or a model that it has not, logits that
+            differ by more than 1e-5 of the largest, a folder that is in use.
     """
-    source, out = str(source), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"the folder to export to must be new or empty; got {out}")
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        raise ValueError(f"a model's folder has a config.json; got {source} without one")
-    config = AutoConfig.from_pretrained(source)
-    model: Any = _class_of(source, config).from_pretrained(source).eval()
+    out = new_folder(out)
+    model = model_to_export(source)
     theirs = plain_model(model)
-    if theirs.can_generate() and model.can_generate():
+    if theirs.can_generate() and model.can_generate() and theirs.config.model_type != "marian":
         theirs.generation_config = model.generation_config
     theirs.save_pretrained(out)
-    if any(cached_file(source, name, _raise_exceptions_for_missing_entries=False) for name in TOKENIZER_FILES):
-        _save_tokenizer(AutoTokenizer.from_pretrained(source), out)
-    else:
-        logger.warning("%s has no tokenizer, so that %s has none", source, out)
-    difference = _difference(model.float(), type(theirs).from_pretrained(out, dtype=torch.float32).eval())
-    assert difference <= TOLERANCE, f"{out} computes other logits than {source}: they differ by {difference}"
-    logger.info("%s computes the same logits to %.1e", type(theirs).__name__, difference)
+    if (tokenizer := tokenizer_to_export(source)) is not None:
+        _save_tokenizer(tokenizer, out)
+    apart = difference(model.float(), type(theirs).from_pretrained(out, dtype=torch.float32).eval())
+    assert apart <= TOLERANCE, f"{out} computes other logits than {source}: they differ by {apart}"
+    logger.info("%s computes the same logits to %.1e", type(theirs).__name__, apart)
     return out
 
 
-def _class_of(source: str, config: Any) -> Any:
-    """Our class that the folder's weights are of."""
-    if isinstance(config, VaswaniTransformerConfig):
-        raise ValueError(
-            f"transformers has no Transformer of 2017 to export to; got model_type {config.model_type!r} in {source}: "
-            "the folder carries its own code, and loads anywhere with trust_remote_code=True"
-        )
-    if not isinstance(config, (VaswaniBertConfig, VaswaniGPTConfig)):
-        raise ValueError(
-            f"a model to export must be of this package, vaswani-bert or vaswani-gpt; got model_type "
-            f"{config.model_type!r} in {source}: transformers loads it as it is"
-        )
-    (name,) = config.architectures or ["none"]
-    if not hasattr(models, name):
-        raise ValueError(f"config.json must name the class of the weights in architectures; got {name!r} in {source}")
-    return getattr(models, name)
-
-
 def plain_model(model: PreTrainedModel) -> Any:
-    """Returns transformers' own model with the weights of one of our BERTs or GPTs, in the same precision.
+    """Returns transformers' own model with the weights of one of ours, in the same precision (see `marian_model`).
 
     Raises:
         ValueError: a setting that transformers' class cannot express, a head that it has not.
     """
     config: Any = model.config
+    if isinstance(config, VaswaniTransformerConfig):
+        if not isinstance(model, VaswaniTransformerForConditionalGeneration):
+            raise ValueError(f"transformers' marian must have an output head; got {type(model).__name__}")
+        return marian_model(model)
     if isinstance(config, VaswaniBertConfig):
         name = type(model).__name__.removeprefix("Vaswani")
         fields = {field: getattr(config, field) for field in (*VaswaniBertConfig.__annotations__, *SHARED)}
@@ -230,16 +214,3 @@ def _stock_gpt1(tokenizer: VaswaniGPTTokenizer) -> OpenAIGPTTokenizer:
     if tokenizer.cls_token is not None:
         stock.backend_tokenizer.post_processor = template(stock)
     return stock
-
-
-@torch.inference_mode()
-def _difference(ours: Any, theirs: Any) -> float:
-    """How far the outputs for a text are apart, as a share of the largest, or of 1."""
-    length = min(16, ours.config.max_position_embeddings)
-    ids = torch.arange(length).unsqueeze(0) * 7919 % ours.config.vocab_size
-    if type(ours).__name__.endswith("MultipleChoice"):
-        ids = torch.stack((ids, ids.flip(1)), dim=1)
-    got, expected = ours(input_ids=ids), theirs(input_ids=ids)
-    pairs = [(got[name], value) for name, value in expected.items() if isinstance(value, Tensor)]
-    assert pairs
-    return max(float((mine - value).abs().max() / value.abs().max().clamp(min=1)) for mine, value in pairs)
