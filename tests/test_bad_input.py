@@ -24,7 +24,7 @@ from vaswani_transformer import (
 )
 from vaswani_transformer.averaging import average_checkpoints
 from vaswani_transformer.checkpoints import last_checkpoints, read_state, save_checkpoint
-from vaswani_transformer.convert import export_to_transformers
+from vaswani_transformer.convert import export_to_gguf, export_to_onnx, export_to_transformers
 from vaswani_transformer.convert.to_transformers import plain_model
 from vaswani_transformer.data.bert_pretraining import BertPretrainingData
 from vaswani_transformer.data.gpt_inputs import add_special_tokens, transformed
@@ -998,6 +998,18 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     "a Transformer without its output head to export": (
         lambda s: s.export(s.model().model),
         "marian must have an output head; got VaswaniTransformerModel",
+    ),
+    "a model that a GGUF file cannot hold": (
+        lambda s: export_to_gguf(s.folder_of(s.gpt(hidden_act="relu")), s.folder / "out"),
+        r"GGUF's gpt2 must have the output head .*got VaswaniGPTModel; norm_order='pre' .*'post'.*got 'relu'",
+    ),
+    "a GGUF file without a tokenizer": (
+        lambda s: export_to_gguf(s.folder_of(s.gpt("ForCausalLM", norm_order="pre")), s.folder / "out"),
+        "a GGUF file holds its tokenizer; got .* without one",
+    ),
+    "a translation model without its head as ONNX": (
+        lambda s: export_to_onnx(s.folder_of(s.model().model), s.folder / "out"),
+        "as ONNX must have its head; got VaswaniTransformerModel",
     ),
     "a model of transformers to export": (
         lambda s: s.export(plain_model(s.gpt())),

@@ -6,10 +6,18 @@ EPILOG = """examples:
   vaswani export runs/gpt --to transformers --out exported
   vaswani export runs/bert --to transformers --out exported
   vaswani export runs/transformer --to transformers --out exported
+  vaswani export runs/transformer --to onnx --out graphs
+  vaswani export runs/gpt --to gguf --out file
 
 transformers: a folder of its own classes, which loads without this package and without its code: bert; gpt2 where norms
-stand before the sub-layers, openai-gpt where they stand after them; marian for the Transformer of 2017, or an error that
-names the settings in the way. What is written is read again, and its logits compared."""
+stand before the sub-layers, openai-gpt where they stand after them; marian for the Transformer of 2017, or an error
+that names the settings in the way. What is written is read again, and its logits compared.
+
+onnx: graphs in float32 for onnxruntime, with a cache where text is written, of free sizes (extra [onnx]); outputs are
+compared in onnxruntime.
+
+gguf: model.gguf for llama.cpp, tokenizer within, of a GPT with GPT-2's architecture (extra [gguf]); what is written is
+read again, by transformers too, and its logits compared."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Write a model, its tokenizer and its generation settings for another library."
     parser.epilog = EPILOG
     parser.add_argument("model", metavar="MODEL", help="a model's folder, or its name on the Hub")
-    parser.add_argument("--to", metavar="FORMAT", required=True, help="transformers")
+    parser.add_argument("--to", metavar="FORMAT", required=True, help="transformers, onnx or gguf")
     parser.add_argument("--out", metavar="DIR", required=True, help="a new folder for it")
 
 

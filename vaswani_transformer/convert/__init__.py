@@ -3,9 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from .to_gguf import export_to_gguf
+from .to_onnx import export_to_onnx
 from .to_transformers import export_to_transformers
 
 # What a model folder can be written as: functions of the model's folder or Hub name and a new folder.
-EXPORTS: dict[str, Callable[[str | Path, str | Path], Path]] = {"transformers": export_to_transformers}
+EXPORTS: dict[str, Callable[[str | Path, str | Path], Path]] = {
+    "gguf": export_to_gguf,
+    "onnx": export_to_onnx,
+    "transformers": export_to_transformers,
+}
 
-__all__ = ["EXPORTS", "export_to_transformers"]
+__all__ = ["EXPORTS", "export_to_gguf", "export_to_onnx", "export_to_transformers"]

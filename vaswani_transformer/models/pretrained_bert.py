@@ -138,7 +138,9 @@ def checked_inputs(
     for name, value in zip(("attention_mask", "token_type_ids", "position_ids"), (mask, *others), strict=True):
         if value is None or (name == "attention_mask" and value.dim() == 4):
             continue
-        rows = {1, given.shape[0]} if name == "position_ids" else {given.shape[0]}
+        rows = (
+            (1, given.shape[0]) if name == "position_ids" else (given.shape[0],)
+        )  # no set: an exporter's sizes have no hash
         if value.dim() != 2 or value.shape[0] not in rows or value.shape[1] != given.shape[1]:
             raise ValueError(f"{name} must have the batch's shape {tuple(given.shape[:2])}; got {tuple(value.shape)}")
     if input_ids is not None:

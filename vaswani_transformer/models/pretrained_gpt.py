@@ -172,7 +172,9 @@ def checked_inputs(
             "with a token of your choice, bos_token_id for one"
         )
     for name, value in zip(("position_ids", "token_type_ids"), others, strict=True):
-        rows = {1, given.shape[0]} if name == "position_ids" else {given.shape[0]}
+        rows = (
+            (1, given.shape[0]) if name == "position_ids" else (given.shape[0],)
+        )  # no set: an exporter's sizes have no hash
         if value is not None and (value.dim() != 2 or value.shape[0] not in rows or value.shape[1] != given.shape[1]):
             raise ValueError(f"{name} must have the batch's shape {tuple(given.shape[:2])}; got {tuple(value.shape)}")
     if input_ids is not None:
