@@ -66,7 +66,7 @@ assert tokenizer.batch_decode(written, skip_special_tokens=True) == saved["writt
 """
 
 
-def made(**fields: Any) -> VaswaniTransformerForConditionalGeneration:
+def made(**fields: Any) -> Any:
     """A model whose every weight is random, biases and norms too."""
     torch.manual_seed(0)
     model = VaswaniTransformerForConditionalGeneration(VaswaniTransformerConfig(**{**SIZES, **fields}))
@@ -89,7 +89,8 @@ def batch() -> dict[str, torch.Tensor]:
 def exported(model: Any, folder: Path) -> Any:
     model.save_pretrained(folder / "ours")
     out = export_to_transformers(folder / "ours", folder / "theirs")
-    theirs, told = MarianMTModel.from_pretrained(out, output_loading_info=True)
+    loaded: Any = MarianMTModel.from_pretrained(out, output_loading_info=True)
+    theirs, told = loaded
     assert not told["unexpected_keys"], told
     return theirs.eval()
 

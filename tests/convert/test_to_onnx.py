@@ -74,7 +74,14 @@ def ended(ids: list[np.ndarray], end: int, pad: int) -> np.ndarray:
 def translator(tmp_path_factory) -> tuple[Any, Path]:
     """A translation model, with heads of their own widths, and its graphs."""
     folder = tmp_path_factory.mktemp("translator")
-    sizes = {"d_model": 16, "d_ff": 24, "num_heads": 4, "d_v": 3, "num_encoder_layers": 1, "num_decoder_layers": 2}
+    sizes: dict[str, Any] = {
+        "d_model": 16,
+        "d_ff": 24,
+        "num_heads": 4,
+        "d_v": 3,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 2,
+    }
     config = VaswaniTransformerConfig(vocab_size=270, **sizes)
     model = randomised(VaswaniTransformerForConditionalGeneration(config))
     model.save_pretrained(folder / "ours")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from ..models import (
     VaswaniBertConfig,
@@ -250,9 +250,9 @@ def _cache_names(kind: str, layers: int, stack: str = "") -> list[str]:
     return [f"{kind}.{layer}.{stack}{part}" for layer in range(layers) for part in ("key", "value")]
 
 
-def _tensors(cache: DynamicCache) -> Iterator[Tensor]:
+def _tensors(cache: Cache) -> Iterator[Tensor]:
     for layer in cache.layers:
-        yield from (layer.keys, layer.values)  # type: ignore[misc]
+        yield from (layer.keys, layer.values)  # type: ignore[attr-defined]
 
 
 def _past(layers: int, shape: tuple[int, ...], widths: tuple[int, int]) -> Pairs:
