@@ -92,6 +92,7 @@ def test_every_verbs_help_has_examples_that_parse(verb):
         "evaluate-translation",
         "generate",
         "perplexity",
+        "convert",
         "export",
     ],
 )

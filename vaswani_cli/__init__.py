@@ -20,6 +20,7 @@ VERBS = {
     "perplexity": "score a causal language model on text: of a token, a word, a byte",
     "evaluate": "ask a causal language model tasks with zero, one and a few examples",
     "lm-eval": "run lm-eval's tasks with the fast scorer",
+    "convert": "make a folder of ours of another library's model",
     "export": "write a model for another library",
     "evaluate-translation": "score a model on a test set: BLEU, chrF, and the paper's Table 2",
 }
