@@ -201,21 +201,44 @@ def padded(tokens: Sequence[str], rows: int) -> list[str]:
     return [*tokens, *islice((name for name in names if name not in tokens), more)]
 
 
-def refuse_unlike(settings: Mapping[str, Any], unlike: Mapping[str, Any]) -> None:
+def refuse(settings: Mapping[str, Any], names: Sequence[str]) -> None:
     """Looks for settings that our model has not.
 
     Args:
         settings: the source's, by name.
-        unlike: what each must be if it is there.
+        names: those that must be off, 0, empty or missing.
 
     Raises:
-        ValueError: one is otherwise.
+        ValueError: one is on.
     """
-    for name, value in unlike.items():
-        if name in settings and settings[name] not in (value, None):
+    for name in names:
+        if settings.get(name):
             raise ValueError(
-                f"the source must have {name}={value!r}, our model has nothing else; got {name}={settings[name]!r}"
+                f"the source must be a Transformer of 2017 but for our switches, without {name}; got "
+                f"{name}={settings[name]!r}: our model has no such setting"
             )
+
+
+def needed(settings: Mapping[str, Any], name: str) -> Any:
+    """Returns a setting that no weight tells.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    if settings.get(name) is None:
+        raise ValueError(f"the source must tell {name}, which no weight does; got settings without it")
+    return settings[name]
+
+
+def activation_of(name: str, known: Mapping[str, str]) -> str:
+    """Returns our name of an activation.
+
+    Raises:
+        ValueError: an unknown one.
+    """
+    if name not in known:
+        raise ValueError(f"the activation must be one of {', '.join(known)}; got {name!r}")
+    return known[name]
 
 
 def generation_of(folder: Path, config: Any, vocabulary: Vocabulary) -> dict[str, Any]:
