@@ -18,7 +18,13 @@ EXPORTS: dict[str, Callable[[str | Path, str | Path], Path]] = {
 }
 
 # What can be read: the module of each format, whose `read(source: Path) -> Source` is called.
-SOURCES: dict[str, str] = {"fairseq": "fairseq", "fsmt": "fsmt", "marian": "marian"}
+SOURCES: dict[str, str] = {
+    "fairseq": "fairseq",
+    "fsmt": "fsmt",
+    "marian": "marian",
+    "opennmt-py": "opennmt",
+    "torch": "nn_transformer",
+}
 
 
 def convert(source: str | Path, *, format: str, out: str | Path) -> Conversion:
