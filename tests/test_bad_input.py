@@ -1,7 +1,9 @@
 """Bad input, the whole package over, gives a ValueError (FileNotFoundError for a missing file) with rule and value."""
 
+import argparse
 import importlib
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -24,8 +26,9 @@ from vaswani_transformer import (
 )
 from vaswani_transformer.averaging import average_checkpoints
 from vaswani_transformer.checkpoints import last_checkpoints, read_state, save_checkpoint
-from vaswani_transformer.convert import export_to_gguf, export_to_onnx, export_to_transformers
+from vaswani_transformer.convert import convert, export_to_gguf, export_to_onnx, export_to_transformers
 from vaswani_transformer.convert.to_transformers import plain_model
+from vaswani_transformer.convert.two_sides import one_of, tokens_by_id
 from vaswani_transformer.data.bert_pretraining import BertPretrainingData
 from vaswani_transformer.data.gpt_inputs import add_special_tokens, transformed
 from vaswani_transformer.data.parallel_text import TranslationOptions, read_pairs
@@ -102,6 +105,35 @@ class Scene:
 
     def export(self, model: Any) -> Any:
         return export_to_transformers(self.folder_of(model), self.folder / "out")
+
+    def source(self, files: dict[str, Any]) -> Path:
+        folder = self.folder / "source"
+        folder.mkdir()
+        for name, content in files.items():
+            if name.endswith(".pt"):
+                torch.save(content, folder / name)
+            else:
+                (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+        return folder
+
+    def convert(self, format: str, files: dict[str, Any]) -> Any:
+        return convert(self.source(files), format=format, out=self.folder / "out")
+
+    def fairseq(self, rows: int = 8, dictionaries: tuple[str, ...] = ("en", "de"), **settings: Any) -> Any:
+        weights = {f"{side}.embed_tokens.weight": torch.zeros(rows, 4) for side in ("encoder", "decoder")}
+        told = argparse.Namespace(**{"arch": "transformer", "source_lang": "en", "target_lang": "de", **settings})
+        files = {f"dict.{language}.txt": "a 3\nb 2\nc 1\n" for language in dictionaries}
+        return self.convert("fairseq", {"model.pt": {"model": weights, "args": told}, **files})
+
+    def cut_short(self) -> Any:
+        path = self.source({"model.pt": {"model": torch.zeros(100)}}) / "model.pt"
+        path.write_bytes(path.read_bytes()[:-200])
+        return convert(path, format="fairseq", out=self.folder / "out")
+
+    def archive(self, name: str) -> Any:
+        with zipfile.ZipFile(self.folder / "source.zip", "w") as archive:
+            archive.writestr(name, b"")
+        return convert(self.folder / "source.zip", format="fairseq", out=self.folder / "out")
 
     def saved(self, **changes: Any) -> str:
         self.model(**changes).save_pretrained(self.folder / "model")
@@ -1030,6 +1062,65 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     "a loss that is not finite": (
         lambda s: feed_nan(s.folder),
         r"loss must stay finite; got nan at step 1, whose batch is in .*on_nonfinite=skip",
+    ),
+    # Other libraries' models.
+    "a format nobody knows": (lambda s: s.convert("fairsec", {}), "unknown format 'fairsec'; did you mean 'fairseq'"),
+    "a source that is nowhere": (
+        lambda s: convert(s.folder / "none", format="fsmt", out=s.folder / "out"),
+        "the source must be a file or a folder; got .*none, which is not there",
+    ),
+    "a folder of another format": (
+        lambda s: s.convert("marian", {"config.json": {"model_type": "bert"}}),
+        "--from marian reads a folder of MarianMTModel; got model_type='bert'",
+    ),
+    "a checkpoint cut short": (lambda s: s.cut_short(), r"a whole file of torch.*; got .*model\.pt: "),
+    "a checkpoint that would run something": (
+        lambda s: s.convert("fairseq", {"model.pt": {"model": s}}),
+        r"tensors and plain values alone; got .*model\.pt: it names \S*Scene, which could be run",
+    ),
+    "an archive that leads out of its folder": (
+        lambda s: s.archive("../model.pt"),
+        r"an archive's files must stay in its folder; got '\.\./model\.pt'",
+    ),
+    "a dictionary that is not the weights'": (
+        lambda s: s.fairseq(rows=20),
+        "a row for every token, and no more; got 20 rows in the source matrix, 7 tokens",
+    ),
+    "no dictionary of one side": (
+        lambda s: s.fairseq(dictionaries=("en",)),
+        r"dictionaries beside its weights; got no dict\.de\.txt, but dict\.en\.txt",
+    ),
+    "an architecture of fairseq that is no Transformer": (
+        lambda s: s.fairseq(arch="fconv"),
+        "--from fairseq reads its Transformer; got arch='fconv'",
+    ),
+    "a setting of fairseq that our model has not": (
+        lambda s: s.fairseq(layernorm_embedding=True),
+        "without layernorm_embedding; got layernorm_embedding=True: our model has no such setting",
+    ),
+    "a vocabulary with a hole": (
+        lambda s: tokens_by_id({"a": 0, "b": 2}, Path("vocab-src.json")),
+        r"a vocabulary's ids must be 0 to 1, each once; got 'b': 2 in vocab-src\.json",
+    ),
+    "two numbers of heads": (
+        lambda s: one_of("number of heads", encoder=8, decoder=4),
+        "encoder and decoder must have one number of heads; got encoder=8, decoder=4",
+    ),
+    "a checkpoint of OpenNMT-py without its settings": (
+        lambda s: s.convert("opennmt-py", {"any.pt": {"model": {}, "generator": {}}}),
+        r"with model, generator, vocab and opt; got .*any\.pt without",
+    ),
+    "a torch.nn.Transformer without its settings": (
+        lambda s: s.convert("torch", {"model.pt": {}}),
+        r"must have a file config\.json; got .* without one",
+    ),
+    "a misspelt setting of a torch.nn.Transformer": (
+        lambda s: s.convert("torch", {"config.json": {"nheads": 4}}),
+        r"unknown setting of config\.json 'nheads'; did you mean 'nhead'",
+    ),
+    "a number of heads that nothing tells": (
+        lambda s: s.convert("torch", {"config.json": {"pad_token_id": 1}}),
+        "the source must tell nhead, which no weight does",
     ),
     # Optimiser, checkpoints, log, scores.
     "an unknown optimiser": (

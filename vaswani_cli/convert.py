@@ -3,7 +3,11 @@
 import argparse
 
 EPILOG = """examples:
-  vaswani convert wmt14.en-fr.joined-dict.transformer --from fairseq --out converted
+  vaswani convert wmt14.en-fr.joined-dict.transformer.tar.bz2 --from fairseq --out converted
+  vaswani convert opus-mt-en-de --from marian --out converted
+  vaswani convert wmt19-ru-en --from fsmt --out converted
+  vaswani convert model_step_100000.pt --from opennmt-py --out converted
+  vaswani convert my-model --from torch --out converted
 
 Nothing in the source is run: pickles are read by an allow-list. Every weight must find its place, and what is written
 is compared with the source's own code where that is installed."""
