@@ -125,6 +125,12 @@ class Scene:
         files = {f"dict.{language}.txt": "a 3\nb 2\nc 1\n" for language in dictionaries}
         return self.convert("fairseq", {"model.pt": {"model": weights, "args": told}, **files})
 
+    def marian(self, **fields: Any) -> Any:
+        weights = {"model.shared.weight": torch.zeros(8, 4)}
+        folder = self.source({"config.json": {"model_type": "marian", **fields}, "any.pt": weights})
+        (folder / "any.pt").rename(folder / "pytorch_model.bin")
+        return convert(folder, format="marian", out=self.folder / "out")
+
     def cut_short(self) -> Any:
         path = self.source({"model.pt": {"model": torch.zeros(100)}}) / "model.pt"
         path.write_bytes(path.read_bytes()[:-200])
@@ -1101,6 +1107,18 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     "a vocabulary with a hole": (
         lambda s: tokens_by_id({"a": 0, "b": 2}, Path("vocab-src.json")),
         r"a vocabulary's ids must be 0 to 1, each once; got 'b': 2 in vocab-src\.json",
+    ),
+    "a configuration of another type": (
+        lambda s: s.convert("marian", {"config.json": {"model_type": "marian", "d_model": "wide"}}),
+        r"a configuration must have fields of their types; got .*config\.json: .*d_model",
+    ),
+    "more positions than any model has": (
+        lambda s: s.convert("fsmt", {"config.json": {"model_type": "fsmt", "max_position_embeddings": 10**12}}),
+        r"max_position_embeddings must be in \[1, 131072\]; got 1000000000000",
+    ),
+    "a vocabulary larger than its matrix": (
+        lambda s: s.marian(vocab_size=10**12),
+        r"must have one vocabulary; got vocab_size=1000000000000, model\.shared\.weight=8",
     ),
     "two numbers of heads": (
         lambda s: one_of("number of heads", encoder=8, decoder=4),

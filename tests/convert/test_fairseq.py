@@ -199,7 +199,7 @@ def test_norms_before_the_sub_layers_and_learned_positions_compute_what_torch_do
         model.encoder.norm = model.decoder.norm = None
     model, embedding = shaken(model), torch.randn(17, 16)
     tables = {f"{side}.embed_positions.weight": torch.randn(12, 16) for side in ("encoder", "decoder")}
-    before = {f"{side}_normalize_before": True for side in ("encoder", "decoder")}
+    before: dict[str, Any] = {f"{side}_normalize_before": True for side in ("encoder", "decoder")}
     before |= {f"{side}_learned_pos": True for side in ("encoder", "decoder")}
     weights = of_torch(model, embedding, tables, final=final)
     if final:
@@ -238,7 +238,7 @@ def test_an_archive_and_a_named_checkpoint_are_read_and_figures_of_the_training_
     meters.AverageMeter = type("AverageMeter", (), {"__module__": "fairseq.meters"})
     monkeypatch.setitem(sys.modules, "fairseq", types.ModuleType("fairseq"))
     monkeypatch.setitem(sys.modules, "fairseq.meters", meters)
-    meter = meters.AverageMeter()
+    meter: Any = meters.AverageMeter()
     meter.sum = 3.0
 
     def told(settings: dict[str, Any]) -> dict[str, Any]:

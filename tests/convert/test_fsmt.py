@@ -36,7 +36,7 @@ def with_tokenizer(folder: Path) -> Any:
     pytest.importorskip("sacremoses", reason="FSMT's tokenizer needs sacremoses, of the extra `convert`")
     (folder / "merges.txt").write_text("".join(f"{line}\n" for line in MERGES))
     files = [str(folder / name) for name in ("vocab-src.json", "vocab-tgt.json", "merges.txt")]
-    tokenizer = FSMTTokenizer(["en", "de"], *files)
+    tokenizer = FSMTTokenizer(["en", "de"], files[0], files[1], files[2])
     tokenizer.save_pretrained(folder)
     return tokenizer
 

@@ -17,12 +17,12 @@ SIZES: dict[str, Any] = {"vocab_size": 40, "d_model": 16, "encoder_layers": 2, "
 SIZES |= {f"{side}_ffn_dim": 24 for side in ("encoder", "decoder")}
 SIZES |= {f"{side}_attention_heads": 4 for side in ("encoder", "decoder")}
 SIZES |= {"pad_token_id": 39, "decoder_start_token_id": 39, "eos_token_id": 0, "forced_eos_token_id": 0}
-TWO = {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 30, "tie_word_embeddings": True}
+TWO: dict[str, Any] = {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 30, "tie_word_embeddings": True}
 SOURCE = torch.tensor([[5, 6, 7, 0], [8, 0, 39, 39]])
 TARGET = torch.tensor([[39, 9, 3, 4], [39, 11, 2, 1]])
 
 
-def made(folder: Path, *, bias: bool = True, **fields: Any) -> MarianMTModel:
+def made(folder: Path, *, bias: bool = True, **fields: Any) -> Any:
     """A folder of transformers' own model."""
     torch.manual_seed(0)
     model = shaken(MarianMTModel(MarianConfig(**{**SIZES, **fields})))
@@ -107,7 +107,7 @@ def vocabularies(folder: Path) -> tuple[list[int], list[int]]:
 
 
 def test_two_vocabularies_become_one_with_the_same_probabilities(tmp_path):
-    tokens = {"vocab_size": 40, "pad_token_id": 29, "decoder_start_token_id": 29}
+    tokens: dict[str, Any] = {"vocab_size": 40, "pad_token_id": 29, "decoder_start_token_id": 29}
     model = made(tmp_path / "marian", **TWO | tokens)
     source_ids, target_ids = vocabularies(tmp_path / "marian")
     # transformers has one pad id for both sides: here the target's, a word of the source.

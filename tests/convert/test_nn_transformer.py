@@ -68,7 +68,7 @@ class Translator(nn.Module):
         return self.generator(states)
 
 
-def made(*sizes: int, **options: Any) -> Translator:
+def made(*sizes: int, **options: Any) -> Any:
     torch.manual_seed(0)
     return shaken(Translator(*sizes, **options))
 

@@ -236,7 +236,7 @@ def dictionary(path: Path) -> list[str]:
     if not path.is_file():
         there = ", ".join(sorted(other.name for other in path.parent.glob("dict.*"))) or "none"
         raise ValueError(f"the source must have its dictionaries beside its weights; got no {path.name}, but {there}")
-    tokens = list(SPECIAL)
+    tokens: list[str] = [*SPECIAL]
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,13 +25,13 @@ from .. import models
 from .incoming import Source
 from .two_sides import (
     Vocabulary,
+    configuration,
     embeddings,
     generation_of,
     joined,
     padded,
     reference,
     sides,
-    strict,
     tokens_by_id,
 )
 from .untrusted import load_json, load_weights
@@ -52,7 +53,7 @@ TABLES = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions
 MATRICES = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
 MATRICES = (*MATRICES, "model.decoder.output_projection.weight")
 # Of everything that comes from fairseq.
-FIXED = {
+FIXED: dict[str, Any] = {
     "attention_bias": True,
     "layer_norm_eps": 1e-5,
     "position_layout": "half-split",
@@ -70,7 +71,7 @@ def read(source: Path) -> Source:
     found = load_json(source / "config.json")
     if found.get("model_type") != "fsmt":
         raise ValueError(f"--from fsmt reads a folder of FSMT; got model_type={found.get('model_type')!r} in {source}")
-    theirs = strict(lambda: FSMTConfig.from_pretrained(source), source / "config.json")
+    theirs = configuration(FSMTConfig, found, source / "config.json")
     weights = load_weights(source)
     encoder, decoder, head = _matrices(weights)
     vocabulary = _vocabulary(source, len(encoder), len(decoder))
@@ -96,7 +97,10 @@ def read(source: Path) -> Source:
         reference=reference(
             vocabulary,
             # With a cache it would read the last token alone.
-            lambda: partial(FSMTForConditionalGeneration.from_pretrained(source, dtype=torch.float32), use_cache=False),
+            lambda: partial(
+                FSMTForConditionalGeneration.from_pretrained(source, config=theirs, dtype=torch.float32),
+                use_cache=False,
+            ),
         ),
     )
 

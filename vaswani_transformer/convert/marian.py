@@ -11,17 +11,28 @@ transformers does. Departure: padding on the left moves positions there, not her
 import importlib.util
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import MarianConfig, MarianMTModel, PreTrainedTokenizerBase
+from transformers import MarianConfig, MarianMTModel
 from transformers.utils import logging
 
 from .. import models
 from .incoming import Source
-from .two_sides import Vocabulary, embeddings, generation_of, joined, reference, sides, strict, tokens_by_id
+from .two_sides import (
+    Vocabulary,
+    configuration,
+    embeddings,
+    generation_of,
+    joined,
+    one_of,
+    reference,
+    sides,
+    tokens_by_id,
+)
 from .untrusted import load_json, load_weights
 
 logger = logging.get_logger(__name__)
@@ -38,7 +49,12 @@ SETTINGS = {  # ours by theirs
 TABLES = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")  # of sinusoids
 MATRICES = ("model.shared.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
 MATRICES = (*MATRICES, "lm_head.weight", "final_logits_bias")
-FIXED = {"attention_bias": True, "layer_norm_eps": 1e-5, "position_layout": "half-split", "decoder_start": "token"}
+FIXED: dict[str, Any] = {
+    "attention_bias": True,
+    "layer_norm_eps": 1e-5,
+    "position_layout": "half-split",
+    "decoder_start": "token",
+}
 TOKENIZER = ("source.spm", "target.spm", "vocab.json")
 
 
@@ -53,7 +69,7 @@ def read(source: Path) -> Source:
         raise ValueError(
             f"--from marian reads a folder of MarianMTModel; got model_type={found.get('model_type')!r} in {source}"
         )
-    theirs = strict(lambda: MarianConfig.from_pretrained(source), source / "config.json")
+    theirs = configuration(MarianConfig, found, source / "config.json")
     weights = load_weights(source)
     vocabulary = _vocabulary(source, theirs, weights)
     tokenizer = _tokenizer(source, vocabulary, theirs.share_encoder_decoder_embeddings)
@@ -68,36 +84,30 @@ def read(source: Path) -> Source:
         label_smoothing=0.1 if vocabulary.written.all() else 0.0,
     )
     layers = {name: tensor for name, tensor in weights.items() if name not in (*TABLES, *MATRICES)}
-    dropped = [name for name in TABLES if name in weights]
-    if (
-        MATRICES[0] in weights
-        and not {MATRICES[0], *MATRICES[1:3]} - weights.keys()
-        and sizes["tie_embeddings"] != "all"
-    ):
-        dropped.append(MATRICES[0])  # a file of untied matrices holds it too, and nothing reads it
-    if "final_logits_bias" in weights and not weights["final_logits_bias"].any():
-        dropped.append("final_logits_bias")
     return Source(
         model=models.VaswaniTransformerForConditionalGeneration,
         config=config,
         weights=placed | layers,
-        dropped=tuple(dropped),
+        dropped=tuple(_dropped(weights, sizes)),
         tokenizer=tokenizer,
         generation=generation_of(source, theirs, vocabulary),
-        reference=reference(vocabulary, lambda: MarianMTModel.from_pretrained(source, dtype=torch.float32).eval()),
+        reference=reference(
+            vocabulary, lambda: MarianMTModel.from_pretrained(source, config=theirs, dtype=torch.float32).eval()
+        ),
     )
 
 
-def _vocabulary(source: Path, config: Any, weights: dict[str, Tensor]) -> Vocabulary:
+def _vocabulary(source: Path, config: Any, weights: Mapping[str, Tensor]) -> Vocabulary:
     """Of one vocabulary the ids are enough; two are joined by their tokens."""
     if config.share_encoder_decoder_embeddings:
-        tokens = [str(number) for number in range(config.vocab_size)]
+        rows = {name: len(weights[name]) for name in MATRICES[:3] if name in weights}
+        tokens = [str(number) for number in range(one_of("vocabulary", vocab_size=config.vocab_size, **rows))]
         return joined(tokens, tokens, unk="")
     both = [tokens_by_id(load_json(source / name), source / name) for name in ("vocab.json", "target_vocab.json")]
     return joined(*both, unk="<unk>")
 
 
-def _embeddings(weights: dict[str, Tensor], vocabulary: Vocabulary) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _embeddings(weights: Mapping[str, Tensor], vocabulary: Vocabulary) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Files hold each matrix once, or under every name."""
     shared, encoder, decoder, head, bias = (weights.get(name) for name in MATRICES)
     encoder = shared if encoder is None else encoder
@@ -112,6 +122,16 @@ def _embeddings(weights: dict[str, Tensor], vocabulary: Vocabulary) -> tuple[dic
     )
 
 
+def _dropped(weights: Mapping[str, Tensor], sizes: Mapping[str, Any]) -> list[str]:
+    """Tables of sinusoids; a bias of zeros; the shared matrix beside two others, which nothing reads."""
+    dropped = [name for name in TABLES if name in weights]
+    if MATRICES[-1] in weights and not sizes["lm_head_bias"]:
+        dropped.append(MATRICES[-1])
+    if set(MATRICES[:3]) <= weights.keys() and sizes["tie_embeddings"] != "all":
+        dropped.append(MATRICES[0])
+    return dropped
+
+
 def _tokens(config: Any, vocabulary: Vocabulary) -> dict[str, Any]:
     return {
         "pad_token_id": config.pad_token_id,
@@ -121,7 +141,7 @@ def _tokens(config: Any, vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
-def _tokenizer(source: Path, vocabulary: Vocabulary, shared: bool) -> PreTrainedTokenizerBase | None:
+def _tokenizer(source: Path, vocabulary: Vocabulary, shared: bool) -> Any:
     """transformers' own; for a joined vocabulary with that in place of both.
 
     Raises:
@@ -141,7 +161,7 @@ def _tokenizer(source: Path, vocabulary: Vocabulary, shared: bool) -> PreTrained
     if shared:
         return MarianTokenizer.from_pretrained(source)
     settings = load_json(source / "tokenizer_config.json") if (source / "tokenizer_config.json").is_file() else {}
-    languages = {name: settings.get(name) for name in ("source_lang", "target_lang")}
+    languages: dict[str, Any] = {name: settings.get(name) for name in ("source_lang", "target_lang")}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vocab.json"
         path.write_text(json.dumps({token: number for number, token in enumerate(vocabulary.tokens)}))

@@ -198,7 +198,7 @@ def _smoothing(settings: Mapping[str, Any], vocabulary: Vocabulary) -> Any:
     return (settings.get("label_smoothing") or 0.0) if vocabulary.written.all() else 0.0
 
 
-def _ids(vocabulary: Vocabulary) -> dict[str, int]:
+def _ids(vocabulary: Vocabulary) -> dict[str, Any]:
     ids = {token: number for number, token in enumerate(vocabulary.tokens)}
     if missing := [token for token in (*TOKENS.values(), BOS, EOS) if token not in ids]:
         raise ValueError(f"a vocabulary must have OpenNMT-py's special tokens; got none of {', '.join(missing)}")

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 
 from .incoming import Inputs
 
+MOST_POSITIONS = 2**17
 UNWRITTEN = -1e4  # a logit that has no share of the probability, in half precision too
 
 
@@ -40,14 +41,18 @@ class Vocabulary:
         ids = torch.arange(len(self.tokens))
         return torch.equal(self.source_rows, ids) and torch.equal(self.target_rows, ids)
 
-    def of_target(self, number: int | None) -> int | None:
-        """The id of a token of the target side."""
-        if number is None:
-            return None
-        found = (self.written & (self.target_rows == number)).nonzero()
+    def of_target(self, number: Any) -> int:
+        """The id of a token of the target side.
+
+        Raises:
+            ValueError: that has no such token.
+        """
+        found = (self.written & (self.target_rows == number)).nonzero() if isinstance(number, int) else ()
         if len(found) != 1:
-            raise ValueError(f"a token's id must be in [0, {int(self.written.sum())}) of the target side; got {number}")
-        return int(found)
+            raise ValueError(
+                f"a token's id must be in [0, {int(self.written.sum())}) of the target side; got {number!r}"
+            )
+        return int(found[0])
 
 
 def joined(source: Sequence[str], target: Sequence[str], *, unk: str) -> Vocabulary:
@@ -71,8 +76,8 @@ def joined(source: Sequence[str], target: Sequence[str], *, unk: str) -> Vocabul
                 f"two vocabularies must each have an unknown word to be one; got no {unk!r} in the {side}'s"
             )
     tokens = [*source, *(token for token in target if token not in sides[0])]
-    rows = [torch.tensor([ids.get(token, ids.get(unk, 0)) for token in tokens]) for ids in sides]
-    return Vocabulary(tokens, *rows, torch.tensor([token in sides[1] for token in tokens]))
+    source_rows, target_rows = (torch.tensor([ids.get(token, ids.get(unk, 0)) for token in tokens]) for ids in sides)
+    return Vocabulary(tokens, source_rows, target_rows, torch.tensor([token in sides[1] for token in tokens]))
 
 
 def embeddings(
@@ -160,7 +165,7 @@ def layers_of(names: Mapping[str, Any], prefix: str) -> int:
     return len(found)
 
 
-def sides(config: Any, weights: dict[str, Tensor]) -> dict[str, int]:
+def sides(config: Any, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """The sizes that transformers' configuration gives each side, as ours.
 
     Raises:
@@ -257,13 +262,24 @@ def generation_of(folder: Path, config: Any, vocabulary: Vocabulary) -> dict[str
     return kept
 
 
-def strict(read: Callable[[], Any], path: Path) -> Any:
-    """Returns what a configuration class of transformers reads; its own errors are none of ValueError's.
+def configuration(kind: Any, found: Mapping[str, Any], path: Path) -> Any:
+    """Returns transformers' configuration of what config.json holds; its own errors are none of ValueError's.
+
+    Args:
+        kind: the class.
+        found: the file's content.
+        path: the file.
 
     Raises:
-        ValueError: a field of another type.
+        ValueError: a field of another type, a size that no model has.
     """
+    labels = ("num_labels", "id2label", "label2id")  # made as many as a file claims, and no translator has any
     try:
-        return read()
+        config = kind.from_dict({name: value for name, value in found.items() if name not in labels})
     except Exception as error:  # its checks raise classes of several libraries
         raise ValueError(f"a configuration must have fields of their types; got {path}: {error}") from error
+    if not 0 < config.max_position_embeddings <= MOST_POSITIONS:  # transformers makes a table of them
+        raise ValueError(
+            f"max_position_embeddings must be in [1, {MOST_POSITIONS}]; got {config.max_position_embeddings} in {path}"
+        )
+    return config
