@@ -186,12 +186,14 @@ def fields_of_torchtext(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_version_2_computes_the_same_its_fields_read_without_torchtext(tmp_path, monkeypatch):
     model, generator = weights_of(8, 9, bias=True)
     model = {name.replace("layer_norm.weight", "layer_norm.a_2"): tensor for name, tensor in model.items()}
+    model["decoder.transformer_layers.0.mask"] = torch.ones(1, 5, 5, dtype=torch.uint8).triu(1)
     with monkeypatch.context() as installed:
         vocab = fields_of_torchtext(installed)
         sequential = {f"0.{name}": tensor for name, tensor in generator.items()}
         path = write(tmp_path / "onmt" / "model.pt", model, sequential, vocab)
     assert "torchtext" not in sys.modules
-    _, ours = converted(path, "opennmt-py")
+    found, ours = converted(path, "opennmt-py")
+    assert "decoder.transformer_layers.0.mask" in found.dropped
     model = {name.replace("a_2", "weight"): tensor for name, tensor in model.items()}
     ids = {"source_ids": our_ids(SOURCE_TOKENS), "target_ids": our_ids(TARGET_TOKENS)}
     assert_same_probabilities(ours, forward(model, generator), source=SOURCE, target=TARGET, **ids)
@@ -232,6 +234,12 @@ def test_generation_starts_and_ends_as_the_target_side_does(tmp_path):
         logits[[1, 2]] = -torch.inf  # neither padding nor a second start
         expected.append(int(logits.argmax()))
     assert got == [ids[number] for number in expected]
+
+
+def test_another_start_token_is_read(tmp_path):
+    vocab = {"src": SOURCE_TOKENS, "tgt": TARGET_TOKENS, "decoder_start_token": "</s>"}
+    path = write(tmp_path / "onmt" / "model.pt", *weights_of(8, 9, bias=False), vocab)
+    assert converted(path, "opennmt-py")[1].config.decoder_start_token_id == EVERY.index("</s>")
 
 
 def test_a_folder_of_several_checkpoints_asks_for_one(tmp_path):

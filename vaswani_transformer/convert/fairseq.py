@@ -44,6 +44,7 @@ ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "swish": "silu"}
 ACTIVATIONS |= {"gelu_fast": "gelu_pytorch_tanh", "gelu_accurate": "gelu_pytorch_tanh"}
 UNKNOWN = ("no_token_positional_embeddings", "adaptive_input", "adaptive_softmax_cutoff", "layernorm_embedding")
 UNKNOWN = (*UNKNOWN, "cross_self_attention", "no_cross_attention", "no_decoder_final_norm", "base_layers")
+UNKNOWN = (*UNKNOWN, "encoder_layers_to_keep", "decoder_layers_to_keep")
 # What else stands in its checkpoints and holds no weight: figures of the training.
 METERS = ("AverageMeter", "TimeMeter", "StopwatchMeter", "SumMeter", "MetersDict")
 FIGURES = [f"{module}.{name}" for module in ("fairseq.meters", "fairseq.logging.meters") for name in METERS]

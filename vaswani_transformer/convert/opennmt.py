@@ -83,13 +83,16 @@ def read(source: Path) -> Source:
     vocabulary = joined(*(tokens_of(parts[2], side) for side in ("src", "tgt")), unk=TOKENS["unk_token"])
     ends = _ends(weights, generator)
     placed, sizes = embeddings(vocabulary, **ends)
-    dropped = [name for name in weights if name.partition(".")[2] == TABLE]
+    dropped = [name for name in weights if name.partition(".")[2] == TABLE or name.endswith(".mask")]
     ending = [f"{side}.{EMBEDDING}" for side in ("encoder", "decoder")]
     layers = {renamed(name): tensor for name, tensor in weights.items() if name not in (*dropped, *ending)}
     if "bias" in ends and not sizes["lm_head_bias"]:
         dropped.append("generator.bias")
     config = models.VaswaniTransformerConfig(
-        **sizes, **_switches(settings, layers), **_ids(vocabulary), label_smoothing=_smoothing(settings, vocabulary)
+        **sizes,
+        **_switches(settings, layers),
+        **_ids(vocabulary, parts[2].get("decoder_start_token") or BOS),
+        label_smoothing=_smoothing(settings, vocabulary),
     )
     return Source(
         model=models.VaswaniTransformerForConditionalGeneration,
@@ -198,14 +201,14 @@ def _smoothing(settings: Mapping[str, Any], vocabulary: Vocabulary) -> Any:
     return (settings.get("label_smoothing") or 0.0) if vocabulary.written.all() else 0.0
 
 
-def _ids(vocabulary: Vocabulary) -> dict[str, Any]:
+def _ids(vocabulary: Vocabulary, start: str) -> dict[str, Any]:
     ids = {token: number for number, token in enumerate(vocabulary.tokens)}
-    if missing := [token for token in (*TOKENS.values(), BOS, EOS) if token not in ids]:
+    if missing := [token for token in (*TOKENS.values(), BOS, EOS, start) if token not in ids]:
         raise ValueError(f"a vocabulary must have OpenNMT-py's special tokens; got none of {', '.join(missing)}")
     return {f"{name}_id": ids[token] for name, token in TOKENS.items()} | {
         "bos_token_id": ids[BOS],
         "eos_token_id": ids[EOS],
-        "decoder_start_token_id": ids[BOS],
+        "decoder_start_token_id": ids[start],
     }
 
 
