@@ -107,12 +107,16 @@ def test_greedy_translations_and_the_settings_of_generate_are_the_sources(tmp_pa
     assert (ours.generation_config.num_beams, ours.generation_config.length_penalty) == (3, 0.8)
     assert ours.generation_config.max_length == 12
     every = [*ENGLISH, *(token for token in GERMAN if token not in ENGLISH)]
-    expected = model.generate(
-        SOURCE, attention_mask=SOURCE.ne(1).long(), num_beams=1, max_new_tokens=8, bad_words_ids=[[1]]
-    )
-    got = ours.generate(SOURCE, num_beams=1, max_new_tokens=8, max_length=None, bad_words_ids=[[1]])
-    ids = [every.index(token) for token in GERMAN]
-    assert got.tolist() == [[ids[number] for number in row] for row in expected.tolist()]
+    source, expected = SOURCE[:1], [2]
+    with torch.no_grad():
+        while len(expected) < 8 and expected[1:][-1:] != [2]:  # not FSMT's own loop, whose cache some versions misplace
+            logits = theirs(model)(source, source.ne(1), torch.tensor([expected]))[0, -1]
+            logits[1] = -torch.inf  # padding
+            expected.append(int(logits.argmax()))
+    options = {"max_length": None, "forced_eos_token_id": None, "bad_words_ids": [[1]]}
+    got = ours.generate(source, num_beams=1, max_new_tokens=7, **options)[0].tolist()
+    assert got == [every.index(GERMAN[number]) for number in expected]
+    assert len(expected) > 3
 
 
 def test_the_tokenizer_gives_the_sources_ids_of_raw_text_and_reads_the_targets(tmp_path):

@@ -227,7 +227,8 @@ def test_generation_starts_and_ends_as_the_target_side_does(tmp_path):
     model, generator = weights_of(8, 9, bias=False)
     _, ours = converted(write(tmp_path / "onmt" / "model.pt", model, generator), "opennmt-py")
     ids = our_ids(TARGET_TOKENS)
-    got = ours.generate(torch.tensor([[4, 5, 2]]), num_beams=1, max_new_tokens=6)[0].tolist()
+    never = [[1], [EVERY.index("<s>")]]
+    got = ours.generate(torch.tensor([[4, 5, 2]]), num_beams=1, max_new_tokens=6, bad_words_ids=never)[0].tolist()
     expected, source = [2], torch.tensor([[4, 5, 2]])
     while len(expected) < 7 and expected[-1] != 3:
         logits = forward(model, generator)(source, torch.ones_like(source).bool(), torch.tensor([expected]))[0, -1]
