@@ -118,12 +118,14 @@ def write(
     told: Any = in_args,
     name: str = "model.pt",
     codes: str | None = None,
+    legacy: bool = False,
     **changes: Any,
 ) -> Path:
     """A folder as fairseq publishes one."""
     folder.mkdir(exist_ok=True)
     extra = {"optimizer_history": [{"num_updates": 3}], "extra_state": {"epoch": 2}, "criterion": None}
-    torch.save(extra | told(SETTINGS | changes) | {"model": weights}, folder / name)
+    content = extra | told(SETTINGS | changes) | {"model": weights}
+    torch.save(content, folder / name, _use_new_zipfile_serialization=not legacy)
     for language, tokens in (("en", english), ("de", german)):
         text = "".join(f"{token} {100 - number}\n" for number, token in enumerate(tokens))
         (folder / f"dict.{language}.txt").write_text(text, encoding="utf-8")
@@ -232,7 +234,7 @@ def test_norms_that_the_first_version_kept_without_using_are_dropped(tmp_path):
     assert_same_probabilities(ours, theirs(model), source=SOURCE, target=TARGET)
 
 
-def test_an_archive_and_a_named_checkpoint_are_read_and_figures_of_the_training_ignored(tmp_path, monkeypatch):
+def test_an_archive_and_a_named_file_of_before_2020_are_read_and_figures_of_the_training_ignored(tmp_path, monkeypatch):
     model = oracle(17, 17)
     meters: Any = types.ModuleType("fairseq.meters")
     meters.AverageMeter = type("AverageMeter", (), {"__module__": "fairseq.meters"})
@@ -244,7 +246,7 @@ def test_an_archive_and_a_named_checkpoint_are_read_and_figures_of_the_training_
     def told(settings: dict[str, Any]) -> dict[str, Any]:
         return in_args(settings) | {"extra_state": {"train_meters": {"loss": meter}}}
 
-    folder = write(tmp_path / "wmt", before_2020(model), german=ENGLISH, told=told, name="checkpoint7.pt")
+    folder = write(tmp_path / "wmt", before_2020(model), german=ENGLISH, told=told, name="checkpoint7.pt", legacy=True)
     with pytest.raises(ValueError, match=r"must have model\.pt.*got checkpoint7\.pt.*name one of several"):
         convert(folder, format="fairseq", out=tmp_path / "out")
     assert_same_probabilities(

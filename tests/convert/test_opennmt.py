@@ -4,6 +4,7 @@ import argparse
 import collections
 import functools
 import math
+import os
 import sys
 import types
 from pathlib import Path
@@ -197,6 +198,34 @@ def test_version_2_computes_the_same_its_fields_read_without_torchtext(tmp_path,
     model = {name.replace("a_2", "weight"): tensor for name, tensor in model.items()}
     ids = {"source_ids": our_ids(SOURCE_TOKENS), "target_ids": our_ids(TARGET_TOKENS)}
     assert_same_probabilities(ours, forward(model, generator), source=SOURCE, target=TARGET, **ids)
+
+
+class Calls:
+    """Pickles as a call of any function."""
+
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> Any:
+        return self.call[0], self.call[1:]
+
+
+@pytest.mark.parametrize("function", [os.mkdir, functools.partial(os.mkdir)])
+def test_a_vocabulary_that_would_run_something_is_refused(tmp_path, function):
+    mark = tmp_path / "ran"
+    vocab = {"src": SOURCE_TOKENS, "tgt": TARGET_TOKENS, "more": Calls(function, str(mark))}
+    path = write(tmp_path / "onmt" / "model.pt", *weights_of(8, 9, bias=False), vocab)
+    with pytest.raises(ValueError, match=r"which could be run|a whole file of torch"):
+        convert(path, format="opennmt-py", out=tmp_path / "out")
+    assert not mark.exists()
+
+
+def test_what_stands_for_functions_of_torchtext_calls_nothing(tmp_path):
+    vocab = {"src": SOURCE_TOKENS, "tgt": TARGET_TOKENS, "more": Calls(getattr, "text", "nothing of this name")}
+    path = write(tmp_path / "onmt" / "model.pt", *weights_of(8, 9, bias=False), vocab)
+    with pytest.raises(AttributeError):
+        torch.load(path, weights_only=False)
+    assert converted(path, "opennmt-py")[1].config.vocab_size == len(EVERY)
 
 
 def test_one_vocabulary_and_shared_matrices_are_one(tmp_path):
