@@ -144,20 +144,21 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, legacy):
             load_torch(tmp_path / "cut.pt")
 
 
+@pytest.mark.parametrize("part", ["start", "end"])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_file_with_any_bytes_of_its_pickle_changed_is_read_or_refused(tmp_path, legacy):
+def test_a_file_with_any_bytes_changed_is_read_or_refused(tmp_path, legacy, part):
     whole, random = saved(tmp_path, WEIGHTS, legacy=legacy).read_bytes(), np.random.default_rng(0)
     refused = 0
-    for _ in range(150):
+    for _ in range(100):
         content = bytearray(whole)
         for place in random.integers(0, 700, 3):
-            content[place] = random.integers(0, 256)
+            content[place if part == "start" else -1 - place] = random.integers(0, 256)
         (tmp_path / "changed.pt").write_bytes(content)
         try:
             load_torch(tmp_path / "changed.pt")
         except ValueError:
             refused += 1
-    assert refused > 20
+    assert refused > 10
 
 
 @pytest.mark.parametrize("claimed", [101, 10**6, 2**31 - 1])

@@ -73,7 +73,9 @@ def read(source: Path) -> Source:
     path = source if source.is_file() else _only(source)
     allowed = [argparse.Namespace, (plain_dict, "collections.defaultdict"), *((Plain, name) for name in FIELDS)]
     found = load_torch(path, allowed=allowed)
-    parts: list[Any] = [found.get(name) if isinstance(found, dict) else None for name in ("model", "generator", "vocab", "opt")]
+    parts: list[Any] = [
+        found.get(name) if isinstance(found, dict) else None for name in ("model", "generator", "vocab", "opt")
+    ]
     if any(part is None for part in parts):
         raise ValueError(
             f"--from opennmt-py reads a checkpoint with model, generator, vocab and opt; got {path} without"

@@ -92,11 +92,16 @@ def _reason(error: Exception) -> str:
 
 def _check_zip(path: Path) -> None:
     """torch stores what it writes as it is: an entry that unpacks is a bomb."""
-    if not zipfile.is_zipfile(path):
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"  # what torch goes by
+    if not zipped:
         return
     size = path.stat().st_size
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except Exception as error:  # what this library cannot read cannot be checked
+        raise ValueError(f"a checkpoint must be a whole file of torch; got {path}: {error}") from error
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     claimed = sum(entry.file_size for entry in entries)
     if packed or claimed > size:
