@@ -68,6 +68,14 @@ def test_what_torch_saved_comes_back(tmp_path, legacy):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
+def test_a_weight_under_several_names_is_held_once(tmp_path, legacy):
+    weight = torch.zeros(2**18)
+    path = saved(tmp_path, {name: weight.detach() for name in ("source", "target", "output")}, legacy=legacy)
+    assert path.stat().st_size < 2 * 2**20
+    assert load_torch(path)["output"].shape == weight.shape
+
+
+@pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("function", [os.mkdir, eval, exec, subprocess.call, Path.mkdir, __import__, pickle.loads])
 def test_a_call_in_a_pickle_is_refused_and_not_made(tmp_path, function, legacy):
     mark = tmp_path / "ran"
