@@ -9,7 +9,12 @@ import torch
 from transformers import AutoTokenizer, MarianConfig, MarianMTModel
 
 from vaswani_cli import main
-from vaswani_transformer.convert import convert
+from vaswani_transformer import (
+    VaswaniTransformerConfig,
+    VaswaniTransformerForConditionalGeneration,
+    VaswaniTransformerTokenizer,
+)
+from vaswani_transformer.convert import convert, export_to_transformers
 
 from .of_translators import assert_same_probabilities, converted, shaken
 
@@ -172,3 +177,43 @@ def test_a_setting_that_changes_what_is_computed_stops_the_conversion(tmp_path, 
     with pytest.raises(ValueError, match=r"must compute what the source's own code does.*apart"):
         convert(tmp_path / "marian", format="marian", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# Settings of ours that Marian has itself, or computes with other weights.
+EXPORTED: dict[str, dict[str, Any]] = {
+    "Marian's": {"attention_bias": True, "decoder_start": "token", "position_layout": "half-split"},
+    "the paper's": {},
+    "one matrix for the target": {"tie_embeddings": "decoder", "lm_head_bias": True},
+    "three matrices": {"tie_embeddings": "none", "activation": "gelu"},
+}
+OURS: dict[str, Any] = {"vocab_size": 260, "d_model": 16, "d_ff": 24, "num_heads": 4, "num_encoder_layers": 2}
+
+
+@pytest.mark.parametrize("fields", EXPORTED.values(), ids=list(EXPORTED))
+def test_what_was_exported_comes_in_again_with_its_tokenizer(tmp_path, fields):
+    torch.manual_seed(0)
+    config = VaswaniTransformerConfig(**OURS, num_decoder_layers=1, layer_norm_eps=1e-5, **fields)
+    model = shaken(VaswaniTransformerForConditionalGeneration(config))
+    model.save_pretrained(tmp_path / "ours")
+    tokenizer = VaswaniTransformerTokenizer.train(["a hat"], vocab_size=259)
+    tokenizer.save_pretrained(tmp_path / "ours")
+    export_to_transformers(tmp_path / "ours", tmp_path / "marian")
+    _, again = converted(tmp_path / "marian", "marian")
+    source, target = torch.tensor([[5, 6, 7, 1], [8, 1, 0, 0]]), torch.tensor([[0, 9, 3, 4], [0, 11, 2, 1]])
+    assert_same_probabilities(again, theirs(model), source=source, target=target)
+    assert AutoTokenizer.from_pretrained(tmp_path / "marian-converted")("a hat") == tokenizer("a hat")
+    assert again.config.unk_token_id == 2
+    if config.attention_bias:
+        own = again.state_dict()
+        assert own.keys() == model.state_dict().keys()
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(own[name], tensor), name
+
+
+def test_what_came_in_goes_out_again_bit_for_bit(tmp_path):
+    model = made(tmp_path / "marian", scale_embedding=True)
+    converted(tmp_path / "marian", "marian")
+    export_to_transformers(tmp_path / "marian-converted", tmp_path / "again")
+    again = MarianMTModel.from_pretrained(tmp_path / "again")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import MarianConfig, MarianMTModel
+from transformers import MarianConfig, MarianMTModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from .. import models
@@ -55,6 +55,7 @@ FIXED: dict[str, Any] = {
     "position_layout": "half-split",
     "decoder_start": "token",
 }
+SECOND = "target_vocab.json"  # where each side has a vocabulary
 TOKENIZER = ("source.spm", "target.spm", "vocab.json")
 
 
@@ -71,8 +72,9 @@ def read(source: Path) -> Source:
         )
     theirs = configuration(MarianConfig, found, source / "config.json")
     weights = load_weights(source)
-    vocabulary = _vocabulary(source, theirs, weights)
-    tokenizer = _tokenizer(source, vocabulary, theirs.share_encoder_decoder_embeddings)
+    two = not theirs.share_encoder_decoder_embeddings and (source / SECOND).is_file()
+    vocabulary = _joined(source) if two else _one(theirs, weights)
+    tokenizer = _tokenizer(source, vocabulary if two else None)
     placed, sizes = _embeddings(weights, vocabulary)
     config = models.VaswaniTransformerConfig(
         **sizes,
@@ -97,14 +99,16 @@ def read(source: Path) -> Source:
     )
 
 
-def _vocabulary(source: Path, config: Any, weights: Mapping[str, Tensor]) -> Vocabulary:
-    """Of one vocabulary the ids are enough; two are joined by their tokens."""
-    if config.share_encoder_decoder_embeddings:
-        rows = {name: len(weights[name]) for name in MATRICES[:3] if name in weights}
-        tokens = [str(number) for number in range(one_of("vocabulary", vocab_size=config.vocab_size, **rows))]
-        return joined(tokens, tokens, unk="")
-    both = [tokens_by_id(load_json(source / name), source / name) for name in ("vocab.json", "target_vocab.json")]
+def _joined(source: Path) -> Vocabulary:
+    both = [tokens_by_id(load_json(source / name), source / name) for name in ("vocab.json", SECOND)]
     return joined(*both, unk="<unk>")
+
+
+def _one(config: Any, weights: Mapping[str, Tensor]) -> Vocabulary:
+    """Of one vocabulary the ids are enough."""
+    rows = {name: len(weights[name]) for name in MATRICES[:3] if name in weights}
+    tokens = [str(number) for number in range(one_of("vocabulary", vocab_size=config.vocab_size, **rows))]
+    return joined(tokens, tokens, unk="")
 
 
 def _embeddings(weights: Mapping[str, Tensor], vocabulary: Vocabulary) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -141,12 +145,14 @@ def _tokens(config: Any, vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
-def _tokenizer(source: Path, vocabulary: Vocabulary, shared: bool) -> Any:
-    """transformers' own; for a joined vocabulary with that in place of both.
+def _tokenizer(source: Path, vocabulary: Vocabulary | None) -> Any:
+    """transformers' own, or a stock one that was saved instead; for a joined vocabulary with that in place of both.
 
     Raises:
         ValueError: SentencePiece is not installed.
     """
+    if (source / "tokenizer.json").is_file():
+        return PreTrainedTokenizerFast.from_pretrained(source)
     missing = [name for name in TOKENIZER if not (source / name).is_file()]
     if missing:
         logger.warning("%s has no %s: the model is converted without a tokenizer", source, ", ".join(missing))
@@ -158,7 +164,7 @@ def _tokenizer(source: Path, vocabulary: Vocabulary, shared: bool) -> Any:
         )
     from transformers import MarianTokenizer
 
-    if shared:
+    if vocabulary is None:
         return MarianTokenizer.from_pretrained(source)
     settings = load_json(source / "tokenizer_config.json") if (source / "tokenizer_config.json").is_file() else {}
     languages: dict[str, Any] = {name: settings.get(name) for name in ("source_lang", "target_lang")}
