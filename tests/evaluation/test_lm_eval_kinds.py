@@ -57,6 +57,7 @@ def ours(model: Any, tokenizer: Any, **more: Any) -> Any:
 
 
 def instances(kind: str, arguments: list[Any]) -> list[Any]:
+    pytest.importorskip("lm_eval", reason=NEEDED)
     from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
 
     return [Instance(kind, {}, given, number) for number, given in enumerate(arguments)]
