@@ -1,16 +1,20 @@
-"""Translation speed against transformers' Marian with the same weights: claim native.
+"""Translation speed against transformers' Marian with the same weights: native, ctranslate2-float32, ctranslate2-int8.
 
     python benchmarks/translation.py --model runs/transformer-demo
-    python benchmarks/translation.py --quick
+    python benchmarks/translation.py --quick ctranslate2-float32 ctranslate2-int8
 
 Both sides translate the same test sentences in the same batches with beam 4, no length penalty and one limit, so that
-outputs are of equal length; speed is sentences a second. Without --model a small one is trained first.
+outputs are of equal length; speed is sentences a second. Without --model a small one is trained first. The claims of
+CTranslate2 are of the exported model; BLEU is that of the demo's test set by our search, by CTranslate2's n-best list
+reranked by the paper's penalty, and by CTranslate2's own defaults (two beams, |Y|).
 """
 
 import argparse
 import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from marian import marian_like
@@ -19,11 +23,16 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig, MarianMTModel
 
 import vaswani_transformer  # noqa: F401  registers its classes with the Auto classes
+from vaswani_transformer.convert import export_to_ctranslate2
 from vaswani_transformer.data.parallel_text import TranslationOptions, read_pairs
+from vaswani_transformer.evaluation import translate
+from vaswani_transformer.evaluation.ctranslate2_model import CTranslate2Transformer
+from vaswani_transformer.evaluation.translation import sacrebleu_scores
 from vaswani_transformer.recipe import load_recipe
 from vaswani_transformer.train import train
 
 BEAMS, LIMIT = 4, 60
+CLAIMS = ("native", "ctranslate2-float32", "ctranslate2-int8")
 
 
 def as_marian(model) -> MarianMTModel:
@@ -64,47 +73,87 @@ def batches_of(folder: str | Path, sentences: int, size: int) -> list[dict[str, 
 
 
 @torch.inference_mode()
-def native_claim(folder: str | Path, sentences: int, pairs: int) -> None:
-    """Our generate over Marian's, one batch a turn."""
-    ours = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
-    theirs, batches = as_marian(ours), batches_of(folder, sentences, 32)
+def claim(
+    name: str, model: Any, marian: MarianMTModel, batches: list[dict[str, Tensor]], pairs: int, **more: Any
+) -> None:
+    """Generate of a model of ours over Marian's, the same batches a turn."""
     settings = {"num_beams": BEAMS, "length_penalty": 0.0, "max_new_tokens": LIMIT}
     lengths: dict[str, list[int]] = {"ours": [], "theirs": []}
 
-    def turn(model, side: str, pair: int) -> float:
+    def turn(model: Any, side: str, pair: int) -> float:
         done = 0
         for batch in batches[pair % len(batches) :: 4]:
             ids = model.generate(**batch, **settings)
             # transformers fills up with end-of-sentence where the pad id is 0: count to the first one.
-            lengths[side].append(int(ids[:, 1:].eq(ours.config.eos_token_id).cumsum(1).eq(0).sum()))
+            lengths[side].append(int(ids[:, 1:].eq(marian.config.eos_token_id).cumsum(1).eq(0).sum()))
             done += len(ids)
         return done
 
-    found = rates(lambda pair: turn(ours, "ours", pair), lambda pair: turn(theirs, "theirs", pair), pairs=pairs)
+    found = rates(lambda pair: turn(model, "ours", pair), lambda pair: turn(marian, "theirs", pair), pairs=pairs)
     report(
-        "native",
+        name,
         *found,
         unit="sentences/s",
         peer="transformers MarianMTModel.generate, same weights",
         tokens={side: sum(each) for side, each in lengths.items()},
+        **more,
     )
 
 
+def ctranslate2_claims(
+    folder: str | Path, marian: MarianMTModel, batches: list[dict[str, Tensor]], pairs: int, quantizations: list[str]
+) -> None:
+    """The exported model over Marian's, and its BLEU beside ours on the demo's test set."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = read_pairs(TranslationOptions.from_dict(load_recipe("transformer-demo").data), "test")
+    sources = list(texts["source"])
+
+    def bleu(found: list[str]) -> float:
+        return round(sacrebleu_scores(found, list(texts["target"]), target_language="de")["bleu"], 2)
+
+    ours = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    reference = bleu(translate(ours, tokenizer, sources))
+    for quantization in quantizations:
+        with tempfile.TemporaryDirectory() as exported:
+            out = export_to_ctranslate2(folder, Path(exported) / "model", quantization=quantization)
+            model: Any = CTranslate2Transformer(out, device="cpu")
+        rows = [tokenizer.convert_ids_to_tokens(ids) for ids in tokenizer(sources)["input_ids"]]
+        plain = [result.hypotheses[0] for result in model.translator.translate_batch(rows, max_batch_size=32)]
+        scores = {
+            "ours": reference,
+            "ctranslate2, reranked": bleu(translate(model, tokenizer, sources)),
+            "ctranslate2, its defaults": bleu([tokenizer.convert_tokens_to_string(tokens) for tokens in plain]),
+        }
+        claim(f"ctranslate2-{quantization}", model, marian, batches, pairs, bleu=scores)
+
+
 def main() -> None:
-    """Trains a model where none is given, then runs the claim."""
+    """Trains a model where none is given, then runs the claims."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("claims", nargs="*", metavar="CLAIM", help=f"of {', '.join(CLAIMS)}; all without it")
     parser.add_argument("--model", help="a folder that `vaswani train transformer-demo` wrote")
     parser.add_argument("--quick", action="store_true", help="under three minutes on two cores")
     arguments = parser.parse_args()
-    sentences, pairs = (256, 10) if arguments.quick else (800, 20)
     if arguments.model:
-        native_claim(arguments.model, sentences, pairs)
+        run_claims(arguments.model, arguments.claims or CLAIMS, quick=arguments.quick)
         return
     steps = 200 if arguments.quick else 1000
     settings = [f"steps={steps}", f"save.every_steps={steps}", "average_last=1", "validate.every_steps=null"]
     with tempfile.TemporaryDirectory() as folder:
         recipe = load_recipe("transformer-demo", [*settings, "validate.metrics=[loss]", f"output={folder}/run"])
-        native_claim(train(recipe), sentences, pairs)
+        run_claims(train(recipe), arguments.claims or CLAIMS, quick=arguments.quick)
+
+
+def run_claims(folder: str | Path, claims: Sequence[str], *, quick: bool) -> None:
+    """Runs the claims named on the model of a folder."""
+    sentences, pairs = (256, 10) if quick else (800, 20)
+    ours = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    marian, batches = as_marian(ours), batches_of(folder, sentences, 32)
+    if "native" in claims:
+        claim("native", ours, marian, batches, pairs)
+    quantizations = [name.removeprefix("ctranslate2-") for name in claims if name != "native"]
+    if quantizations:
+        ctranslate2_claims(folder, marian, batches, pairs, quantizations)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,14 @@ from vaswani_transformer import (
 )
 from vaswani_transformer.averaging import average_checkpoints
 from vaswani_transformer.checkpoints import last_checkpoints, read_state, save_checkpoint
-from vaswani_transformer.convert import convert, export_to_gguf, export_to_onnx, export_to_transformers
+from vaswani_transformer.convert import (
+    convert,
+    export_to_ctranslate2,
+    export_to_gguf,
+    export_to_onnx,
+    export_to_transformers,
+)
+from vaswani_transformer.convert.to_ctranslate2 import token_names
 from vaswani_transformer.convert.to_transformers import plain_model
 from vaswani_transformer.convert.two_sides import one_of, tokens_by_id
 from vaswani_transformer.data.bert_pretraining import BertPretrainingData
@@ -37,6 +44,7 @@ from vaswani_transformer.data.translation import TranslationData, collate
 from vaswani_transformer.evaluation import translate, translation_scores
 from vaswani_transformer.evaluation.causal_lm import load_causal_lm
 from vaswani_transformer.evaluation.completion import new_tokens_of, prompt_ids, search_options
+from vaswani_transformer.evaluation.ctranslate2_model import CTranslate2Transformer
 from vaswani_transformer.evaluation.devices import device_named
 from vaswani_transformer.evaluation.perplexity import perplexity
 from vaswani_transformer.evaluation.zero_shot import acceptability, answers, best_threshold
@@ -140,6 +148,14 @@ class Scene:
         with zipfile.ZipFile(self.folder / "source.zip", "w") as archive:
             archive.writestr(name, b"")
         return convert(self.folder / "source.zip", format="fairseq", out=self.folder / "out")
+
+    def to_ctranslate2(self, model: Any, **options: Any) -> Any:
+        pytest.importorskip("ctranslate2", reason="needs CTranslate2, of the extra `ctranslate2`")
+        return export_to_ctranslate2(self.folder_of(model), self.folder / "out", **options)
+
+    def ctranslate2_model(self) -> Any:
+        pytest.importorskip("ctranslate2", reason="needs CTranslate2, of the extra `ctranslate2`")
+        return CTranslate2Transformer(self.saved())
 
     def saved(self, **changes: Any) -> str:
         self.model(**changes).save_pretrained(self.folder / "model")
@@ -1052,6 +1068,38 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     "a model of transformers to export": (
         lambda s: s.export(plain_model(s.gpt())),
         "must be of this package.*got model_type",
+    ),
+    "banded layers to export to CTranslate2": (
+        lambda s: s.to_ctranslate2(s.gpt("ForCausalLM", layer_types=["sliding_attention"], sliding_window=3)),
+        r"no banded layers.*got layer_types=\['sliding_attention'\], sliding_window=3",
+    ),
+    "an activation that CTranslate2 has not": (
+        lambda s: s.to_ctranslate2(s.bert(hidden_act="mish")),
+        "CTranslate2 has the activations relu, .*got hidden_act='mish'",
+    ),
+    "a head that CTranslate2 has not": (
+        lambda s: s.to_ctranslate2(s.gpt("ForSequenceClassification")),
+        "writes with a VaswaniGPTForCausalLM; got VaswaniGPTForSequenceClassification",
+    ),
+    "a model of transformers to export to CTranslate2": (
+        lambda s: s.to_ctranslate2(plain_model(s.gpt())),
+        "must be of this package.*got model_type 'openai-gpt'",
+    ),
+    "an unknown quantization": (
+        lambda s: s.to_ctranslate2(s.gpt("ForCausalLM"), quantization="int4"),
+        "quantization must be one of float32, int8, float16; got 'int4'",
+    ),
+    "a vocabulary larger than the exported model": (
+        lambda s: token_names(s.tokenizer, 4),
+        "must not have more tokens than the model; got .* vocab_size=4",
+    ),
+    "a folder that CTranslate2 cannot translate with": (
+        lambda s: s.ctranslate2_model(),
+        "`vaswani export --to ctranslate2` wrote of a translation model; got .* without model.bin",
+    ),
+    "scores of a model that does not translate": (
+        lambda s: s.verb("export", s.folder_of(s.bert()), "--to", "ctranslate2", "--out", "y", "--data", "z"),
+        "--data scores translations; got model_type 'vaswani-bert'.*leave it out",
     ),
     "an export into a folder in use": (
         lambda s: export_to_transformers(s.saved(), s.folder),

@@ -15,6 +15,7 @@ from vaswani_transformer import (
     VaswaniBertForSequenceClassification,
     VaswaniTransformerConfig,
     VaswaniTransformerForConditionalGeneration,
+    VaswaniTransformerTokenizer,
 )
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -77,6 +78,30 @@ def test_the_marian_peer_computes_the_same_function(benchmark):
         found = theirs(source, decoder_input_ids=target).logits
     # LayerNorm's epsilon is 1e-6 here and 1e-5 there; the pad word is an output of neither in a search.
     torch.testing.assert_close(found[..., 1:], expected[..., 1:], atol=1e-4, rtol=1e-4)
+
+
+def test_the_exported_model_races_on_the_peers_batches_and_tells_its_bleu(benchmark, capsys, monkeypatch, tmp_path):
+    pytest.importorskip("ctranslate2", reason="needs CTranslate2, of the extra `ctranslate2`")
+    script = benchmark("translation")
+    texts = {"source": ["a hat", "the dog"], "target": ["ein Hut", "der Hund"]}
+    monkeypatch.setattr(script, "read_pairs", lambda options, split: texts)
+    tokenizer = VaswaniTransformerTokenizer.train([*texts["source"], *texts["target"]], vocab_size=260)
+    tokenizer.save_pretrained(tmp_path)
+    sizes: dict[str, Any] = {
+        "d_model": 16,
+        "d_ff": 32,
+        "num_heads": 4,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 1,
+    }
+    config = VaswaniTransformerConfig(vocab_size=260, **sizes)
+    VaswaniTransformerForConditionalGeneration(config).save_pretrained(tmp_path)
+    monkeypatch.setattr(script, "LIMIT", 3)
+    script.run_claims(tmp_path, ["ctranslate2-int8"], quick=True)
+    line = json.loads(capsys.readouterr().out)
+    assert (line["claim"], line["pairs"]) == ("ctranslate2-int8", 10)
+    assert set(line["tokens"]) == {"ours", "theirs"}
+    assert set(line["bleu"]) == {"ours", "ctranslate2, reranked", "ctranslate2, its defaults"}
 
 
 BERT_TOY: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}

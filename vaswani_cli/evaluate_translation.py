@@ -13,6 +13,7 @@ from vaswani_cli.translate import add_search_arguments, load_model, positive, se
 EPILOG = """examples:
   vaswani evaluate-translation runs/demo --embedded --max-words 10 --baselines
   vaswani evaluate-translation runs/base --source newstest2014.en --target newstest2014.de --test-set newstest2014
+  vaswani evaluate-translation runs/demo-int8 --data transformer-demo --engine ctranslate2
   vaswani evaluate-translation runs/tiny --data transformer-tiny-multi30k-en-de:validation --json
 
 Three scores, each with the signature that says how it was computed: sacreBLEU, chrF, and the paper's BLEU (Moses
@@ -62,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Translates, scores and prints."""
+    _write(arguments, *evaluated(arguments))
+    return 0
+
+
+def evaluated(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Translates and scores: the report that `--json` prints, and the translations."""
     test = _cut(_read_test_set(arguments), arguments)
     language = test.target_language
     if language is None:
@@ -83,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         "model": name,
         "test_set": arguments.test_set or test.name,
         "language_pair": pair,
+        "engine": arguments.engine,
         "seconds": round(seconds, 2),
         "sentences_per_second": round(len(hypotheses) / seconds, 2),
         "scores": scores,
@@ -97,8 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     if arguments.baselines:
         report["baselines"] = _baselines(arguments, model, tokenizer, test, options)
-    _write(arguments, report, hypotheses)
-    return 0
+    return report, hypotheses
 
 
 def _translate(

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import re
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -14,11 +15,13 @@ EPILOG = """examples:
   vaswani translate runs/demo english.txt --n-best 4 --scores
   vaswani translate runs/a english.txt --ensemble runs/b runs/c
   echo "A small house." | vaswani translate runs/demo --prefix "Ein kleines"
+  vaswani translate runs/demo english.txt --engine ctranslate2
 
 An empty line stays an empty line; a line ends at a newline and nowhere else. --n-best and --scores write tab-separated
 columns: the number of the line from 1 (with --n-best), the score (with --scores), the translation."""
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+TORCH_ONLY = ("ensemble", "baselines")  # options that --engine ctranslate2 does not have
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +57,13 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     )
     search.add_argument(
         "--max-source-tokens", metavar="N", type=positive, default=1024, help="a longer line is cut, and told (1024)"
+    )
+    search.add_argument(
+        "--engine",
+        choices=("torch", "ctranslate2"),
+        default="torch",
+        help="what computes (torch); ctranslate2 takes what `vaswani export --to ctranslate2` wrote, or exports MODEL "
+        "for this run",
     )
     search.add_argument("--device", help="cpu, cuda, cuda:1 ...; the GPU where there is one")
     search.add_argument("--precision", choices=PRECISIONS, help="of the weights; as they were saved without it")
@@ -115,6 +125,10 @@ def load_model(name: str, arguments: argparse.Namespace) -> tuple[Any, Any]:
 
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"a model's folder has a config.json; got {name} without one")
+    if arguments.engine == "ctranslate2":
+        return _load_ctranslate2(name, arguments)
+    if (Path(name) / "model.bin").is_file():
+        raise ValueError(f"a folder of CTranslate2 needs --engine ctranslate2; got {name} with --engine torch")
     device = device_named(arguments.device)
     disable_progress_bar()  # a model is read in a moment; the bar to look at is that of the lines
     options = {"dtype": getattr(torch, PRECISIONS[arguments.precision])} if arguments.precision else {}
@@ -126,6 +140,36 @@ def load_model(name: str, arguments: argparse.Namespace) -> tuple[Any, Any]:
             f"MODEL must be a folder with a model and its tokenizer, or a Hub name; got {name}: {error}"
         ) from error
     return model.to(device).eval(), tokenizer
+
+
+def _load_ctranslate2(name: str, arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """An exported folder as a model and its tokenizer; another one is exported for this run.
+
+    Raises:
+        ValueError: an option that CTranslate2 does not serve, a folder without a tokenizer.
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    from vaswani_transformer.convert import export_to_ctranslate2
+    from vaswani_transformer.evaluation.ctranslate2_model import CTranslate2Transformer
+
+    if refused := [flag for flag in TORCH_ONLY if getattr(arguments, flag, None)]:
+        raise ValueError(
+            f"--{' and --'.join(refused)} must be left out with --engine ctranslate2, or --engine torch taken"
+        )
+    disable_progress_bar()
+    settings = {"device": arguments.device, "compute_type": PRECISIONS.get(arguments.precision, "default")}
+    with tempfile.TemporaryDirectory() as folder:
+        exported = name
+        if not (Path(name) / "model.bin").is_file():
+            exported = str(export_to_ctranslate2(name, Path(folder) / "exported"))
+        model = CTranslate2Transformer(exported, **settings)
+        try:
+            return model, AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"MODEL must be a folder with a model and its tokenizer; got {name}: {reason}") from error
 
 
 def search_options(model: Any, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from ..sections import unknown_name
 from .incoming import Conversion, write
+from .to_ctranslate2 import export_to_ctranslate2
 from .to_gguf import export_to_gguf
 from .to_onnx import export_to_onnx
 from .to_transformers import export_to_transformers
 
-# What a model folder can be written as: functions of the model's folder or Hub name and a new folder.
-EXPORTS: dict[str, Callable[[str | Path, str | Path], Path]] = {
+# What a model folder can be written as: functions of the model's folder or Hub name, a new folder, a format's options.
+EXPORTS: dict[str, Callable[..., Path]] = {
+    "ctranslate2": export_to_ctranslate2,
     "gguf": export_to_gguf,
     "onnx": export_to_onnx,
     "transformers": export_to_transformers,
@@ -51,6 +53,7 @@ __all__ = [
     "SOURCES",
     "Conversion",
     "convert",
+    "export_to_ctranslate2",
     "export_to_gguf",
     "export_to_onnx",
     "export_to_transformers",
