@@ -21,6 +21,7 @@ VERBS = {
     "evaluate": "ask a causal language model tasks with zero, one and a few examples",
     "lm-eval": "run lm-eval's tasks with the fast scorer",
     "convert": "make a folder of ours of another library's model",
+    "attention": "show what each word of a text looks at",
     "export": "write a model for another library",
     "evaluate-translation": "score a model on a test set: BLEU, chrF, and the paper's Table 2",
 }

@@ -1,0 +1,54 @@
+"""`vaswani attention` from a folder to a file."""
+
+from pathlib import Path
+
+import pytest
+
+from vaswani_cli import main
+from vaswani_transformer import VaswaniBertConfig, VaswaniBertForPreTraining, VaswaniBertTokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("bert")
+    tokenizer = VaswaniBertTokenizer.train(["the cat eats its fish"] * 4, vocab_size=40)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+    VaswaniBertForPreTraining(VaswaniBertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(place)
+    tokenizer.save_pretrained(place)
+    return place
+
+
+@pytest.mark.parametrize("how", [[], ["--layer", "2"], ["--layer", "2", "--head", "1"], ["--head", "all"]])
+@pytest.mark.parametrize("name", ["page.html", "picture.png", "picture.svg"])
+def test_a_page_or_a_picture_is_written_and_its_name_printed(how, name, folder, tmp_path, capsys):
+    if not name.endswith(".html"):
+        pytest.importorskip("matplotlib", reason="needs matplotlib, of the extra `viz`")
+    out = tmp_path / name
+    assert main(["attention", str(folder), "the cat eats its $fish$ <b>", *how, "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert out.read_bytes()[:4] == {".html": b"<!do", ".png": b"\x89PNG", ".svg": b"<?xm"}[out.suffix]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["the cat", "--layer", "3"], "the encoder has the layers 1 to 2; got layer=3"),
+        (["the cat", "--head", "9"], "the encoder has the heads 1 to 2; got head=9"),
+        (["the cat", "--kind", "cross"], "encoder; got kind='cross'"),
+        ([""], ""),
+    ],
+)
+def test_what_is_not_there_is_told_in_one_line(words, told, folder, tmp_path, capsys):
+    status = main(["attention", str(folder), *words, "--out", str(tmp_path / "page.html")])
+    assert (status, (tmp_path / "page.html").exists()) == ((2, False) if told else (0, True))
+    assert told in capsys.readouterr().err
+
+
+def test_a_file_of_another_kind_is_refused_before_a_model_is_loaded(capsys):
+    assert main(["attention", "nowhere", "text", "--out", "page.pdf"]) == 2
+    assert "--out must be a page, .html, or a picture, .png or .svg; got --out page.pdf" in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there_is_told(tmp_path, capsys):
+    assert main(["attention", str(tmp_path / "none"), "text", "--out", str(tmp_path / "page.html")]) == 2
+    assert "MODEL must be a folder with a model and its tokenizer" in capsys.readouterr().err

@@ -1,0 +1,212 @@
+"""The attention of any model to a text, as numbers: of each layer and head what each token looks at.
+
+The rows are softmax(Q K^T / sqrt(d_k)), equation 1 and section 3.2.2 of Vaswani et al. (2017).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ..evaluation.translation import evaluating
+
+MOST_TOKENS = 128  # of a text; the rest is cut, with a notice
+KINDS = ("encoder", "decoder", "cross")
+START = "‹start›"  # the decoder's first input, whatever a model has for it
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """One kind of attention.
+
+    Args:
+        looking: tokens that look, T.
+        seen: tokens that are looked at, S.
+        weights: [L, H, T, S] of L layers with H heads, rows that sum to 1.
+    """
+
+    looking: tuple[str, ...]
+    seen: tuple[str, ...]
+    weights: np.ndarray
+
+
+def attention_maps(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, *, target: str | None = None
+) -> tuple[dict[str, AttentionMap], str]:
+    """Returns what each token of a text looks at, by kind of attention, and what a reader must know of it.
+
+    The numbers are those of the model's eager attention, whatever it was loaded with, in evaluation mode.
+
+    Args:
+        model: a Transformer, BERT or GPT, or another model that returns its attention weights.
+        tokenizer: its tokenizer.
+        text: what it reads.
+        target: of an encoder-decoder the translation that it is shown, which gives "decoder" and "cross" too; of an
+            encoder a second text behind the first.
+
+    Returns:
+        Of an encoder-decoder "encoder", with a target "decoder" and "cross"; of an encoder "encoder"; of a decoder
+        "decoder". The notice tells that a text of more than `MOST_TOKENS` tokens was cut, else it is "".
+
+    Raises:
+        ValueError: a text without a token, a target for a decoder alone, a model without attention weights.
+    """
+    if model.config.is_encoder_decoder:
+        return _of_both(model, tokenizer, text, target)
+    kind = "decoder" if _causal(model) else "encoder"
+    if target is not None and kind == "decoder":
+        raise ValueError(
+            f"a target is of an encoder-decoder, or the second text of an encoder; got {type(model).__name__}, which "
+            "reads one text from left to right: put the target behind the text"
+        )
+    inputs, notice = _encoded(tokenizer, text, target)
+    words = words_of(tokenizer, inputs["input_ids"][0].tolist())
+    found = _weights(model, "attentions", **_given(model, inputs))
+    return {kind: AttentionMap(words, words, found["attentions"])}, notice
+
+
+def _of_both(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, target: str | None
+) -> tuple[dict[str, AttentionMap], str]:
+    inputs, notice = _encoded(tokenizer, text)
+    source = words_of(tokenizer, inputs["input_ids"][0].tolist())
+    if target is None:
+        states = _weights(model.get_encoder(), "attentions", **_given(model, inputs))
+        return {"encoder": AttentionMap(source, source, states["attentions"])}, notice
+    shown, more = _encoded(tokenizer, target, side="text_target")
+    labels = shown["input_ids"]
+    names = ("encoder_attentions", "decoder_attentions", "cross_attentions")
+    found = _weights(model, *names, **_given(model, inputs), labels=labels.to(model.device))
+    read = (START, *words_of(tokenizer, labels[0, :-1].tolist()))
+    maps = {
+        "encoder": AttentionMap(source, source, found["encoder_attentions"]),
+        "decoder": AttentionMap(read, read, found["decoder_attentions"]),
+        "cross": AttentionMap(read, source, found["cross_attentions"]),
+    }
+    return maps, " ".join(part for part in (notice, more) if part)
+
+
+def choose(maps: Mapping[str, AttentionMap], *, kind: str | None, layer: int | None, head: int | None) -> str:
+    """Returns the kind of attention to show: the one that is asked for, else the first.
+
+    Args:
+        maps: what there is.
+        kind: "encoder", "decoder" or "cross".
+        layer: that must be there, from 1.
+        head: the same.
+
+    Raises:
+        ValueError: a kind, a layer or a head that is not there.
+    """
+    found = kind or next(iter(maps))
+    if found not in maps:
+        way = ": give --target, the text that the decoder is shown" if "encoder" in maps else ""
+        raise ValueError(f"the attention must be one that there is, {', '.join(maps)}; got kind={found!r}{way}")
+    layers, heads = maps[found].weights.shape[:2]
+    for name, number, most in (("layer", layer, layers), ("head", head, heads)):
+        if number is not None and not 1 <= number <= most:
+            raise ValueError(f"the {found} has the {name}s 1 to {most}; got {name}={number}")
+    return found
+
+
+def load_viewed_model(name: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Returns a model and its tokenizer: an encoder-decoder, a causal model, or an encoder without its head.
+
+    Args:
+        name: a folder, or a name on the Hub.
+
+    Raises:
+        ValueError: nothing to load.
+    """
+    name = str(name)
+    try:
+        config = AutoConfig.from_pretrained(name)
+        auto: Any = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModel
+        return auto.from_pretrained(name, attn_implementation="eager").eval(), AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"MODEL must be a folder with a model and its tokenizer, or a Hub name; got {name}: {reason}"
+        ) from error
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, text: str, second: str | None = None, *, side: str = "text"
+) -> tuple[Mapping[str, Any], str]:
+    """The tokens of a text [1, T], and a notice where it has too many and is cut."""
+    given: dict[str, Any] = {side: _whole(text)} | ({} if second is None else {"text_pair": _whole(second)})
+    count = len(tokenizer(**given, verbose=False)["input_ids"])  # type: ignore[arg-type]
+    found: Any = tokenizer(**given, truncation=True, max_length=MOST_TOKENS, return_tensors="pt")
+    if not count:
+        raise ValueError(f"a text must have a token; got {text[:40]!r}")
+    notice = f"The first {MOST_TOKENS} of {count} tokens are shown." if count > MOST_TOKENS else ""
+    return found, notice
+
+
+def _whole(text: str) -> str:
+    """A text without the halves of characters that a terminal may hand on."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def words_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, ...]:
+    """Returns each token as a person reads it: its text, or its name where it has none or is a part of a letter."""
+    words = []
+    for number in ids:
+        word = str(tokenizer.decode([number], clean_up_tokenization_spaces=False))
+        words.append(str(tokenizer.convert_ids_to_tokens(number)) if "\ufffd" in word or not word.strip() else word)
+    return tuple(words)
+
+
+def _given(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tensor.to(model.device) for name, tensor in inputs.items() if name in ("input_ids", "token_type_ids")}
+
+
+@torch.no_grad()
+def _weights(model: Any, *names: str, **inputs: Any) -> dict[str, np.ndarray]:
+    """Attention weights [L, H, T, S] by the names that a model's output has for them."""
+    with evaluating(model), eager(model):
+        output = model(**inputs, output_attentions=True)
+    found = {}
+    for name in names:
+        layers = getattr(output, name, None)
+        shapes = {tuple(layer.shape[1:]) for layer in layers or () if layer is not None}
+        if not layers or len(shapes) != 1 or any(layer is None for layer in layers):
+            raise ValueError(
+                f"a model must return the attention weights of each layer, all of one shape; got "
+                f"{type(model).__name__} with {name} of {', '.join(map(str, sorted(shapes))) or 'none'}"
+            )
+        found[name] = torch.cat([layer.float().cpu() for layer in layers]).numpy()
+    return found
+
+
+@contextmanager
+def eager(model: PreTrainedModel) -> Iterator[None]:
+    """Has a model compute its attention weights where others never write them down, and as it was afterwards."""
+    before = model.config._attn_implementation
+    if before != "eager":
+        model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        if before != "eager":
+            model.set_attn_implementation(before)
+
+
+def _causal(model: PreTrainedModel) -> bool:
+    """Whether a model reads from left to right, found by asking: the first token's states with another second one."""
+    ids = torch.tensor([[0, 1], [0, 2]], device=model.device) % model.config.get_text_config().vocab_size
+    with torch.no_grad(), evaluating(model):
+        states = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][:, 0]
+    return bool(torch.allclose(states[0], states[1], atol=1e-6))
