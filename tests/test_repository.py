@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODEL_FILES = sorted(path for path in (PACKAGE / "models").glob("*.py") if path.name != "__init__.py")
 
 # vaswani_cli -> these -> everything else of ours but models -> models
-TOP = {"train", "phases", "families", "planning", "finetune", "evaluation", "hub", "convert", "pipelines"}
+TOP = {"train", "phases", "families", "planning", "finetune", "evaluation", "publishing", "convert", "pipelines"}
 # What a stranger who loads a pushed repo has anyway.
 MODEL_IMPORTS = {"torch", "transformers", "tokenizers", "huggingface_hub"}
 DISTRIBUTIONS = {"liger_kernel": "liger-kernel", "yaml": "pyyaml", "sklearn": "scikit-learn", "lm_eval": "lm-eval"}

@@ -1,0 +1,80 @@
+"""What was measured of a model, as the commands left it in the model's folder."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..run_folder import RUN
+from .local_names import without_places
+
+ENOUGH = ("*.json", "*/*.json", "*/*/*.json")  # results lie no deeper
+NOT_RESULTS = ("checkpoints", "best", "tensorboard")
+# Of the model and its tokenizer, some of them large.
+MODEL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json")
+
+
+@dataclass
+class Results:
+    """What the commands measured, every place on this machine left out of it.
+
+    Args:
+        translations: what `vaswani evaluate-translation` wrote.
+        perplexities: what `vaswani perplexity` wrote.
+        few_shot: what `vaswani evaluate` wrote, its pictures' folder under `folder`.
+        compared: the same of a model fine-tuned on those tasks, which `evaluate --finetuned` wrote beside it.
+        finetunings: `run.json` of each fine-tuning of this model that lies below its folder.
+    """
+
+    translations: list[dict[str, Any]] = field(default_factory=list)
+    perplexities: list[dict[str, Any]] = field(default_factory=list)
+    few_shot: list[dict[str, Any]] = field(default_factory=list)
+    compared: dict[str, dict[str, Any]] = field(default_factory=dict)
+    finetunings: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read_results(folder: Path) -> Results:
+    """Finds results in a model's folder, whatever their files are called, and up to two folders below it.
+
+    Raises:
+        ValueError: a file that is no JSON.
+    """
+    found = Results()
+    for path in _files(folder):
+        value = _read(path)
+        if not isinstance(value, dict):
+            continue
+        if {"scores", "language_pair", "table2"} <= set(value):
+            found.translations.append(without_places(value))
+        elif {"nats_per_token", "per_word", "bits_per_byte"} <= set(value):
+            found.perplexities.append(without_places(value))
+        elif path.name == "results.json" and {"results", "settings"} <= set(value):
+            _take_few_shot(found, folder, path, value)
+        elif path.name == RUN and path.parent != folder and "task" in value.get("recipe", {}).get("data", {}):
+            found.finetunings.append(value)
+    return found
+
+
+def _take_few_shot(found: Results, folder: Path, path: Path, value: dict[str, Any]) -> None:
+    place = path.parent.relative_to(folder).as_posix()
+    if path.parent.name == "finetuned" and (path.parent.parent / path.name).is_file():
+        found.compared[path.parent.parent.relative_to(folder).as_posix()] = without_places(value)
+    elif value["results"]:  # none yet where the asking was stopped
+        found.few_shot.append({**without_places(value), "folder": place})
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for pattern in ENOUGH:
+        for path in sorted(folder.glob(pattern)):
+            if path.relative_to(folder).parts[0] not in NOT_RESULTS and path.name not in MODEL_FILES:
+                yield path
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"results in a model's folder must be JSON; got {error} in {path}: remove the file, or write it again"
+        ) from error
