@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 HEAD = "head"  # a section without text: digests of the metadata that we wrote
 
 
-def card_text(folder: Path, *, repo: str, existing: str | None = None) -> str:
+def card_text(folder: Path, *, repo: str, existing: str | None = None, exported: bool = False) -> str:
     """Returns the README.md of a model's repository: metadata, and sections filled from what was recorded and measured.
 
     It reads `config.json`, `run.json`, `loss.png`, `card.yaml` (what only a person knows: licence, watts), and the JSON
@@ -32,12 +32,13 @@ def card_text(folder: Path, *, repo: str, existing: str | None = None) -> str:
         repo: its name on the Hub, OWNER/NAME.
         existing: the repository's README.md. Its text outside our marks stays, and so do keys and items of its metadata
             that we did not write.
+        exported: the repository holds what `vaswani export --to transformers` wrote: no code of ours to trust.
 
     Raises:
         ValueError: no model of ours in the folder, a file there that cannot be read, `existing` with broken metadata or
             a mark without its partner.
     """
-    facts = read_facts(Path(folder), repo=repo)
+    facts = read_facts(Path(folder), repo=repo, exported=exported)
     sections, head = split_sections(_rendered(facts)), card_head(facts)
     sections[HEAD] = f"<!-- {json.dumps(digests(head))} -->"
     if existing is None or not existing.strip():
@@ -70,6 +71,8 @@ def template_folder() -> Path:
 
 
 def _parsed(text: str) -> ModelCard:
+    if not text.lstrip().startswith("---"):
+        text = f"---\n\n---\n{text}"  # huggingface_hub warns of a card without metadata
     try:
         return ModelCard(text)
     except (ValueError, yaml.YAMLError) as error:

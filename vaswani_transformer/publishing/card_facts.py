@@ -54,8 +54,13 @@ OF_SHARES = ("accuracy", "masked_accuracy", "next_sentence_accuracy", "f1", "exa
 OF_SHARES = (*OF_SHARES, "matthews_correlation", "pearson", "spearmanr")  # 0 to 1, told in points
 
 
-def read_facts(folder: Path, *, repo: str) -> dict[str, Any]:
+def read_facts(folder: Path, *, repo: str, exported: bool = False) -> dict[str, Any]:
     """Returns what a card's templates read; what is not known is None, and its section is left out.
+
+    Args:
+        folder: the model's.
+        repo: OWNER/NAME on the Hub.
+        exported: the repository holds the model as transformers' own class, without our code.
 
     Raises:
         ValueError: no configuration there, or of a model that is none of this package; a `card.yaml` or a results file
@@ -75,7 +80,7 @@ def read_facts(folder: Path, *, repo: str) -> dict[str, Any]:
         "repo": repo,
         "name": name,
         "family": family,
-        "custom": config.model_type.startswith("vaswani-"),
+        "custom": config.model_type.startswith("vaswani-") and not exported,
         "config": config,
         "architecture": (config.architectures or [""])[0],
         "auto": auto_class(config),
@@ -196,7 +201,13 @@ def _measured(folder: Path, results: Results, own: list[Any]) -> dict[str, Any]:
         "few_shot": [few_shot_table(found, folder, results.compared) for found in results.few_shot],
         "table2": render_table2(newest["table2"]) if newest else None,
         "glue": glue_table([*own, *results.finetunings]),
+        "finetunings": [told for told in map(_finetuning, results.finetunings) if told is not None],
     }
+
+
+def _finetuning(run: Mapping[str, Any]) -> str | None:
+    output = run["recipe"]["output"]
+    return command_of(run["recipe"], name=without_places(f"/{output}"))
 
 
 def few_shot_table(found: Mapping[str, Any], folder: Path, compared: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,13 +229,12 @@ def few_shot_table(found: Mapping[str, Any], folder: Path, compared: Mapping[str
             chance = None if first.get("chance") is None else 100 * first["chance"]
             label = task if metric == "acc" else f"{task} {metric}"
             rows.append({"task": label, "questions": first["questions"], "chance": chance, "cells": cells + last})
-    place = "" if found["folder"] == "." else found["folder"] + "/"
-    picture = place + SHOTS_IMAGE
+    shown = found["folder"] == "." and (folder / SHOTS_IMAGE).is_file()  # a repository has no folders
     return {
         "columns": [f"{number}-shot" for number in shots] + ([] if other is None else ["fine-tuned"]),
         "rows": rows,
         "settings": settings,
-        "picture": picture if (folder / picture).is_file() else None,
+        "picture": SHOTS_IMAGE if shown else None,
     }
 
 

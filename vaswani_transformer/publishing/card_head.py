@@ -51,10 +51,10 @@ def card_head(facts: Mapping[str, Any]) -> dict[str, Any]:
         "language": data["languages"],
         "datasets": data["datasets"],
         "base_model": facts["base"]["hub"] if facts["base"] else None,
-        "tags": [*(["custom_code"] if facts["custom"] else []), facts["config"].model_type],
+        "tags": ["custom_code", facts["config"].model_type] if facts["custom"] else [],
         "metrics": list(dict.fromkeys(result.metric_type for result in results)),
-        "eval_results": results,
-        "model_name": facts["name"],
+        "eval_results": results or None,
+        "model_name": facts["name"] if results else None,
     }
     by_hand = {key: value for key, value in facts["by_hand"].items() if key not in NOT_FOR_THE_HEAD}
     for key, value in by_hand.items():

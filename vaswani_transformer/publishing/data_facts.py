@@ -10,6 +10,7 @@ from ..evaluation.glue_table import glue_task
 from .local_names import without_places
 
 GLUE = "nyu-mll/glue"
+LANGUAGES = {"de": "German", "en": "English", "fr": "French"}  # of the recipes that ship; others are told by their code
 LOCAL_STARTS = (".", "/", "~", "runs/", "shared/", "data/")
 # Names of one part that the Hub has had from the start.
 OLD_MODELS = re.compile(r"(distil)?(bert-(base|large)-[a-z-]+|gpt2(-(medium|large|xl))?|openai-gpt)")
@@ -36,8 +37,8 @@ def data_facts(run: Mapping[str, Any] | None, by_hand: Mapping[str, Any]) -> dic
 
     Returns:
         `sources`, each with `name`, `what`, `hub` (a name there, or None) and `license` (None where it is not known);
-        `datasets`, those names; `languages`, ISO codes; `labels` and `task` of a fine-tuning; `counts`, by split;
-        `license`, what the person said of all. None without a run.
+        `datasets`, those names; `languages`, ISO codes; `pair`, source and target in words; `labels` and `task` of a
+        fine-tuning; `counts`, by split; `license`, what the person said of all. None without a run.
     """
     if run is None:
         return None
@@ -47,9 +48,10 @@ def data_facts(run: Mapping[str, Any] | None, by_hand: Mapping[str, Any]) -> dic
         "sources": sources,
         "datasets": [source["hub"] for source in sources if source["hub"]],
         "languages": _languages(data),
+        "pair": [LANGUAGES.get(code, code) for code in _pair(data)],
         "counts": _counts(run["data"]),
         "license": by_hand.get("data_license"),
-        "labels": run["data"].get("labels"),
+        "labels": without_places(run["data"].get("labels")),
         "task": data.get("task"),
     }
 
@@ -67,8 +69,8 @@ def _sources(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     sources = []
     for one in (data, *data.get("more", [])):
         hub = hub_name(one["name"], kind="dataset")
-        config = f", configuration `{one['config']}`" if one.get("config") else ""
-        revision = f", revision `{one['revision']}`" if one.get("revision") else ""
+        config = f", configuration `{without_places(one['config'])}`" if one.get("config") else ""
+        revision = f", revision `{without_places(one['revision'])}`" if one.get("revision") else ""
         what = f"{config}{revision}" + ("." if hub else ", a folder of who trained it.")
         sources.append({"name": f"`{without_places(one['name'])}`", "what": what, "hub": hub, "license": None})
     return sources
@@ -84,12 +86,16 @@ def _file_names(files: Mapping[str, Any]) -> list[str]:
 
 
 def _languages(data: Mapping[str, Any]) -> list[str]:
-    pair = [code for code in (data.get("source"), data.get("target")) if isinstance(code, str)]
-    if pair:
+    if pair := _pair(data):
         return pair
     if data.get("embedded") == "austen" or glue_task(data):
         return ["en"]
     return [data["language"]] if isinstance(data.get("language"), str) else []
+
+
+def _pair(data: Mapping[str, Any]) -> list[str]:
+    """Source and target of a translation."""
+    return [code for code in (data.get("source"), data.get("target")) if isinstance(code, str)]
 
 
 def _counts(told: Mapping[str, Any]) -> dict[str, dict[str, int]]:
