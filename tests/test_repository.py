@@ -282,5 +282,7 @@ def test_the_wheel_holds_recipes_and_corpora_and_installs_no_other_top_level_nam
     assert "vaswani_transformer/py.typed" in names
     assert "vaswani_transformer/evaluation/metrics/f1/f1.py" in names
     assert "vaswani_transformer/embedded/debian-en-de.train.tsv.xz" in names
-    assert "vaswani_transformer/model_cards/README.md" in names
+    cards = {path.name for path in (ROOT / "model_cards").glob("*.md")}
+    assert {"card.md", "transformer.md", "bert.md", "gpt.md"} <= cards
+    assert {f"vaswani_transformer/model_cards/{name}" for name in cards} <= set(names)
     assert not [name for name in names if name.endswith((".pyc", ".DS_Store"))]

@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from vaswani_cli import main
 from vaswani_transformer.evaluation import table2
 from vaswani_transformer.publishing.card import card_text
+from vaswani_transformer.recipe import load_recipe
+from vaswani_transformer.train import train
 
 from .conftest import ENVIRONMENT, MakeRun, finetuning_record, run_record, write
 
@@ -265,6 +268,34 @@ def test_no_path_user_or_host_of_this_machine_is_in_a_card(make_run: MakeRun) ->
     assert not re.search(r"alice|bob|carol|/home|/mnt|\.\./", text)
     assert str(folder) not in text
     assert "model.from=books" in text
+
+
+# ------------------------------------------------------------------------------- what the commands really leave
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: Any) -> Path:
+    """A run of the demo of two updates whose translations were scored."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    toy = ["steps=2", "model.d_model=16", "model.d_ff=16", "tokenizer.vocab_size=400", "data.max_words=3"]
+    toy += ["save={every_steps: 1}", "validate={every_steps: 1, limit: 2}"]
+    train(load_recipe("transformer-demo", [*toy, f"output={folder}"]))
+    words = ["--embedded", "--max-words", "3", "--limit", "4", "--out", str(folder / "test.json")]
+    assert main(["evaluate-translation", str(folder), *words]) == 0
+    return folder
+
+
+def test_a_run_and_its_scores_make_a_card(trained: Path) -> None:
+    text = card_text(trained, repo="me/mine")
+    run = json.loads((trained / "run.json").read_text())
+    scores = json.loads((trained / "test.json").read_text())["scores"]
+    assert f"{run['parameters']:,} parameters" in text
+    assert "vaswani train transformer-demo " in text
+    assert "| debian-en-de test, at most 3 words | en-de | 4 |" in text
+    assert "> run: " in section(text, "results")  # below Table 2, which is of another test set
+    values = [one.metric_value for one in ModelCard(text).data.eval_results if one.metric_name == "sacreBLEU"]
+    assert values == [round(scores["bleu"], 2)]
+    assert str(trained) not in text
 
 
 # -------------------------------------------------------------------------------------------- a card that is there

@@ -11,7 +11,7 @@ import yaml
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig
 
-from .. import models as models  # registers the configurations
+from .. import models  # noqa: F401  registers the configurations
 from ..evaluation.glue_table import accuracy_error, glue_table, glue_task
 from ..evaluation.table2 import render_table2
 from ..run_folder import RUN
@@ -84,6 +84,7 @@ def read_facts(folder: Path, *, repo: str, exported: bool = False) -> dict[str, 
         "config": config,
         "architecture": (config.architectures or [""])[0],
         "auto": auto_class(config),
+        "tokenizer_needs": _tokenizer_needs(folder),
         "parameters": run["parameters"] if run else _parameters(folder),
         "by_hand": by_hand,
         "base": _base(run, by_hand),
@@ -152,6 +153,13 @@ def _parameters(folder: Path) -> int | None:
     return total if files else None
 
 
+def _tokenizer_needs(folder: Path) -> str | None:
+    """What the tokenizer of 2018 imports, the one of ours that is no stock one."""
+    path = folder / "tokenizer_config.json"
+    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return "ftfy spacy" if "auto_map" in told else None
+
+
 def _base(run: Mapping[str, Any] | None, by_hand: Mapping[str, Any]) -> dict[str, Any] | None:
     """The model that a run began from: its name on the Hub where it has one, else the name of its folder."""
     source = run["recipe"]["model"].get("from") if run else None
@@ -182,8 +190,9 @@ def _validation(run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     rows = run["data"].get("validation") if isinstance(run["data"].get("validation"), int) else None
     values = run["results"]["validation"]
     lines = []
+    same = "loss" if values.get("loss") == values.get("nll") else None  # without smoothing one number has both names
     for name, label in NAMES.items():
-        if name in values and values[name] is not None and math.isfinite(values[name]):
+        if name != same and name in values and values[name] is not None and math.isfinite(values[name]):
             scale = 100 if name in OF_SHARES else 1
             error = accuracy_error(values[name], rows) if rows and name == "accuracy" else None
             lines.append({"metric": name, "label": label, "value": scale * values[name], "error": error})
