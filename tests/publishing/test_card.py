@@ -53,6 +53,11 @@ def few_shot(accuracy: float) -> dict[str, Any]:
     return {"results": {"hellaswag": {"0": figures, "5": {**figures, "acc": 0.3}}}, "settings": settings}
 
 
+def head(text: str) -> Any:
+    """The metadata of a card, as huggingface_hub reads them."""
+    return ModelCard(text).data
+
+
 def section(text: str, name: str) -> str:
     found = re.search(rf"<!-- vaswani:{name} -->\n(.*?)<!-- /vaswani:{name} -->", text, flags=re.DOTALL)
     assert found is not None, name
@@ -64,7 +69,7 @@ def section(text: str, name: str) -> str:
 
 @FAMILIES
 def test_the_required_metadata_are_complete_and_huggingface_hub_reads_them(make_run: MakeRun, family: str) -> None:
-    data = ModelCard(card_text(make_run(family), repo="me/mine")).data
+    data = head(card_text(make_run(family), repo="me/mine"))
     pipelines = {"transformer": "translation", "bert": "fill-mask", "gpt": "text-generation"}
     assert data.library_name == "transformers"
     assert data.pipeline_tag == pipelines[family]
@@ -79,7 +84,7 @@ def test_the_required_metadata_are_complete_and_huggingface_hub_reads_them(make_
 def test_metrics_stand_in_the_model_index_as_they_were_measured(make_run: MakeRun) -> None:
     folder = make_run()
     write(folder / "newstest.json", TRANSLATION)
-    results = ModelCard(card_text(folder, repo="me/mine")).data.eval_results
+    results = head(card_text(folder, repo="me/mine")).eval_results
     found = {(one.dataset_name, one.metric_name): one.metric_value for one in results}
     assert found["newstest2014", "sacreBLEU"] == 26.12
     assert found["newstest2014", "the paper's BLEU"] == 25.9
@@ -94,7 +99,7 @@ def test_what_only_a_person_knows_comes_from_card_yaml(make_run: MakeRun) -> Non
         "license: cc-by-4.0\ndatasets: [me/novels]\ntags: [novels]\nwatts: 150\ndata_license: in the public domain.\n"
     )
     text = card_text(folder, repo="me/mine")
-    data = ModelCard(text).data.to_dict()
+    data = head(text).to_dict()
     assert (data["license"], data["datasets"]) == ("cc-by-4.0", ["me/novels"])
     assert data["tags"] == ["custom_code", "vaswani-gpt", "novels"]
     assert not {"watts", "data_license"} & set(data)
@@ -115,7 +120,7 @@ def test_a_licence_and_a_language_that_nobody_stated_are_warned_of(make_run: Mak
 def test_a_fine_tuned_model_names_its_base_and_its_data_on_the_hub(make_run: MakeRun, source: str, base: str) -> None:
     record = finetuning_record("bert-sst2", {"accuracy": 0.8922}, f"model.from={source}")
     text = card_text(make_run("bert", record), repo="me/mine")
-    data = ModelCard(text).data.to_dict()
+    data = head(text).to_dict()
     assert (data["base_model"], data["datasets"], data["language"]) == (base, ["nyu-mll/glue"], ["en"])
     assert f"Fine-tuned from [`{base}`](https://huggingface.co/{base}) on SST-2 of GLUE." in text
 
@@ -123,7 +128,7 @@ def test_a_fine_tuned_model_names_its_base_and_its_data_on_the_hub(make_run: Mak
 def test_a_base_in_a_folder_is_no_model_on_the_hub(make_run: MakeRun) -> None:
     record = finetuning_record("bert-sst2", {"accuracy": 0.8922}, "model.from=/home/alice/runs/books")
     text = card_text(make_run("bert", record), repo="me/mine")
-    assert "base_model" not in ModelCard(text).data.to_dict()
+    assert "base_model" not in head(text).to_dict()
     assert "Fine-tuned from a model called `books` on SST-2" in text
 
 
@@ -207,6 +212,20 @@ def test_an_accuracy_on_rows_held_out_has_its_standard_error(make_run: MakeRun) 
     text = section(card_text(make_run("bert", record), repo="me/mine"), "results")
     assert "on 872 rows that were held out" in text
     assert "| accuracy in % | 89.22 ± 1.1 |" in text
+
+
+def test_the_model_index_has_a_share_as_a_share_with_its_error(make_run: MakeRun) -> None:
+    record = finetuning_record("bert-sst2", {"accuracy": 0.8922})
+    (accuracy,) = head(card_text(make_run("bert", record), repo="me/mine")).eval_results
+    assert (accuracy.metric_value, accuracy.dataset_type, accuracy.dataset_config) == (0.8922, "nyu-mll/glue", "sst2")
+    assert accuracy.metric_args == {"stderr": pytest.approx((0.8922 * 0.1078 / 871) ** 0.5, abs=1e-6)}
+
+
+def test_squads_metrics_are_in_points_already(make_run: MakeRun) -> None:
+    record = finetuning_record("bert-squad", {"exact_match": 50.0, "f1": 61.5}, rows=401)
+    text = section(card_text(make_run("bert", record), repo="me/mine"), "results")
+    assert "| exact match in % | 50 ± 2.5 |" in text
+    assert "| F1 in % | 61.5 |" in text
 
 
 @FAMILIES
@@ -293,7 +312,7 @@ def test_a_run_and_its_scores_make_a_card(trained: Path) -> None:
     assert "vaswani train transformer-demo " in text
     assert "| debian-en-de test, at most 3 words | en-de | 4 |" in text
     assert "> run: " in section(text, "results")  # below Table 2, which is of another test set
-    values = [one.metric_value for one in ModelCard(text).data.eval_results if one.metric_name == "sacreBLEU"]
+    values = [one.metric_value for one in head(text).eval_results if one.metric_name == "sacreBLEU"]
     assert values == [round(scores["bleu"], 2)]
     assert str(trained) not in text
 
@@ -322,7 +341,7 @@ def test_a_persons_text_stays_and_our_numbers_are_renewed(make_run: MakeRun) -> 
     assert "## Of my own\n\nBetween.\n\n<!-- vaswani:limits -->" in after
     assert "| updates | 7,000 of" in after
     assert "6,012" not in after
-    (bleu,) = (one for one in ModelCard(after).data.eval_results if one.metric_type == "bleu")
+    (bleu,) = (one for one in head(after).eval_results if one.metric_type == "bleu")
     assert bleu.metric_value == 30.0
 
 
@@ -332,13 +351,13 @@ def test_a_hand_written_card_stays_whole_above_our_sections(make_run: MakeRun) -
     body = ModelCard(text).text
     assert body.lstrip("\n").startswith(mine)
     assert body.count("# mine") == 0
-    assert ModelCard(text).data.license == "mit"
+    assert head(text).license == "mit"
 
 
 def test_metadata_that_a_person_wrote_stay_and_ours_are_renewed_or_go(make_run: MakeRun) -> None:
     folder = make_run()
     write(folder / "newstest.json", TRANSLATION)
-    card = ModelCard(card_text(folder, repo="me/mine"))
+    card: Any = ModelCard(card_text(folder, repo="me/mine"))
     card.data.license, card.data.pipeline_tag = "mit", "text-generation"
     card.data.tags = [*(card.data.tags or []), "captions"]
     card.data["thumbnail"] = "a.png"
@@ -346,7 +365,7 @@ def test_metadata_that_a_person_wrote_stay_and_ours_are_renewed_or_go(make_run: 
     theirs.dataset_type = theirs.dataset_name = "a test set of mine"
     card.data.eval_results.append(theirs)
     (folder / "newstest.json").unlink()
-    data = ModelCard(card_text(folder, repo="me/mine", existing=str(card))).data
+    data = head(card_text(folder, repo="me/mine", existing=str(card)))
     assert (data.license, data.pipeline_tag, data["thumbnail"]) == ("mit", "text-generation", "a.png")
     assert sorted(data.tags or []) == ["captions", "custom_code", "vaswani-transformer"]
     names = {one.dataset_name for one in data.eval_results}
@@ -357,7 +376,7 @@ def test_a_licence_that_was_unknown_is_renewed_when_card_yaml_states_it(make_run
     folder = make_run()
     before = card_text(folder, repo="me/mine")
     (folder / "card.yaml").write_text("license: apache-2.0\n")
-    assert ModelCard(card_text(folder, repo="me/mine", existing=before)).data.license == "apache-2.0"
+    assert head(card_text(folder, repo="me/mine", existing=before)).license == "apache-2.0"
 
 
 # --------------------------------------------------------------------------------------------------------- errors
@@ -386,7 +405,8 @@ def test_a_card_that_cannot_be_kept_is_refused(make_run: MakeRun, existing: str,
         ("card.yaml", "watts: many\n", r"watts must be a number above 0; got watts='many'"),
         ("card.yaml", "- mit\n", r"must be a mapping, such as license: apache-2.0; got \['mit'\]"),
         ("card.yaml", "a: [\n", r"card.yaml must be valid YAML"),
-        ("newstest.json", "{", r"results in a model's folder must be JSON; .*newstest.json: remove the file"),
+        ("newstest.json", "{", r"must be whole; got .*newstest.json, which is no JSON .*: remove it"),
+        ("run.json", "{", r"must be whole; got .*run.json, which is no JSON"),
         ("config.json", json.dumps({"model_type": "llama"}), r"got model_type='llama'"),
     ],
 )

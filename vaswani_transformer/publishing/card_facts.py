@@ -1,6 +1,5 @@
 """What a model's folder tells of itself, as plain values for the body of its card. Nothing here is made up."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from .data_facts import data_facts, hub_name
 from .energy import energy_of
 from .local_names import without_places
 from .run_command import command_of
-from .run_results import Results, read_results
+from .run_results import Results, read_json, read_results
 
 BY_HAND = "card.yaml"  # in a run's folder: what only a person knows
 SHOTS_IMAGE = "shots.png"
@@ -46,12 +45,14 @@ NAMES = {
     "accuracy": "accuracy in %",
     "f1": "F1 in %",
     "exact_match": "exact match in %",
+    "precision": "precision in %",
+    "recall": "recall in %",
     "matthews_correlation": "Matthews' correlation, times 100",
     "pearson": "Pearson's correlation, times 100",
     "spearmanr": "Spearman's correlation, times 100",
 }
-OF_SHARES = ("accuracy", "masked_accuracy", "next_sentence_accuracy", "f1", "exact_match")
-OF_SHARES = (*OF_SHARES, "matthews_correlation", "pearson", "spearmanr")  # 0 to 1, told in points
+OF_SHARES = ("accuracy", "masked_accuracy", "next_sentence_accuracy", "precision", "recall", "f1", "exact_match")
+OF_SHARES = (*OF_SHARES, "matthews_correlation", "pearson", "spearmanr")  # told in points
 
 
 def read_facts(folder: Path, *, repo: str, exported: bool = False) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def read_facts(folder: Path, *, repo: str, exported: bool = False) -> dict[str, 
             f"a card is of a Transformer, a BERT or a GPT ({', '.join(FAMILIES)}); got model_type="
             f"{config.model_type!r} in {folder}"
         )
-    run = json.loads((folder / RUN).read_text(encoding="utf-8")) if (folder / RUN).is_file() else None
+    run = read_json(folder / RUN) if (folder / RUN).is_file() else None
     by_hand, results, name = read_by_hand(folder), read_results(folder), repo.rpartition("/")[2]
     finetunes = run is not None and "task" in run["recipe"]["data"]
     return {
@@ -89,7 +90,7 @@ def read_facts(folder: Path, *, repo: str, exported: bool = False) -> dict[str, 
         "by_hand": by_hand,
         "base": _base(run, by_hand),
         "finetunes": finetunes,
-        "glue_task": glue_task(run["recipe"]["data"]) if finetunes else None,
+        "glue_task": glue_task(run["recipe"]["data"]) if run is not None and finetunes else None,
         "data": data_facts(run, by_hand),
         "run": without_places(run),
         "command": command_of(run["recipe"], name=name) if run else None,
@@ -156,7 +157,7 @@ def _parameters(folder: Path) -> int | None:
 def _tokenizer_needs(folder: Path) -> str | None:
     """What the tokenizer of 2018 imports, the one of ours that is no stock one."""
     path = folder / "tokenizer_config.json"
-    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    told = read_json(path) if path.is_file() else {}
     return "ftfy spacy" if "auto_map" in told else None
 
 
@@ -184,18 +185,21 @@ def _hardware(run: Mapping[str, Any] | None) -> str | None:
 
 
 def _validation(run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The last validation's numbers, with the standard error of those that are shares of rows."""
+    """The last validation's numbers, shares in points, with the standard error of those that are shares of rows."""
     if run is None:
         return []
-    rows = run["data"].get("validation") if isinstance(run["data"].get("validation"), int) else None
-    values = run["results"]["validation"]
-    lines = []
+    rows, values = run["data"].get("validation"), run["results"]["validation"]
+    in_points = run["recipe"]["data"].get("task") == "question-answering"  # as SQuAD's own script
     same = "loss" if values.get("loss") == values.get("nll") else None  # without smoothing one number has both names
+    lines = []
     for name, label in NAMES.items():
-        if name != same and name in values and values[name] is not None and math.isfinite(values[name]):
-            scale = 100 if name in OF_SHARES else 1
-            error = accuracy_error(values[name], rows) if rows and name == "accuracy" else None
-            lines.append({"metric": name, "label": label, "value": scale * values[name], "error": error})
+        value = values.get(name)
+        if value is None or name == same or not math.isfinite(value):
+            continue
+        scale = 1 if in_points or name not in OF_SHARES else 100
+        counted = isinstance(rows, int) and name in ("accuracy", "exact_match")  # shares of rows
+        error = accuracy_error(scale * value / 100, rows) if counted else None
+        lines.append({"metric": name, "label": label, "value": scale * value, "scale": scale, "error": error})
     return lines
 
 

@@ -101,8 +101,8 @@ def _validation_entries(facts: Mapping[str, Any]) -> list[EvalResult]:
             **where,
             metric_type=METRICS.get(line["metric"], line["metric"]),
             metric_name=NAMED_FOR.get(line["metric"], line["label"].removesuffix(" in %")),
-            metric_value=round(line["value"], 4),
-            metric_args=None if line["error"] is None else {"stderr": round(line["error"], 4)},
+            metric_value=round(line["value"] / line["scale"], 4),
+            metric_args=None if line["error"] is None else {"stderr": round(line["error"] / line["scale"], 6)},
         )
         for line in facts["validation"]
         if METRICS.get(line["metric"], line["metric"]) is not None

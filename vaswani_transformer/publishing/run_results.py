@@ -42,7 +42,7 @@ def read_results(folder: Path) -> Results:
     """
     found = Results()
     for path in _files(folder):
-        value = _read(path)
+        value = read_json(path)
         if not isinstance(value, dict):
             continue
         if {"scores", "language_pair", "table2"} <= set(value):
@@ -71,10 +71,12 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _read(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Returns what a JSON file in a model's folder holds; ValueError, with its name, where it is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"results in a model's folder must be JSON; got {error} in {path}: remove the file, or write it again"
+            f"what lies in a model's folder must be whole; got {path}, which is no JSON ({error}): remove it, or write "
+            "it again"
         ) from error
