@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import EntryNotFoundError
+from transformers.utils.hub import create_and_tag_model_card
 
 from vaswani_cli import main
 from vaswani_transformer.evaluation import table2
@@ -352,6 +354,30 @@ def test_a_hand_written_card_stays_whole_above_our_sections(make_run: MakeRun) -
     assert body.lstrip("\n").startswith(mine)
     assert body.count("# mine") == 0
     assert head(text).license == "mit"
+
+
+@pytest.fixture
+def pushed_card(monkeypatch: pytest.MonkeyPatch) -> str:
+    """What transformers' push_to_hub writes into a repository without a card."""
+
+    def nothing(*args: Any, **kwargs: Any) -> None:
+        raise EntryNotFoundError("no card there")
+
+    monkeypatch.setattr(ModelCard, "load", nothing)
+    return str(create_and_tag_model_card("me/mine", ["mine"]))
+
+
+def test_the_empty_form_of_push_to_hub_makes_room_and_its_tags_stay(make_run: MakeRun, pushed_card: str) -> None:
+    assert "[More Information Needed]" in pushed_card
+    text = card_text(make_run(), repo="me/mine", existing=pushed_card)
+    assert "[More Information Needed]" not in text
+    assert head(text).tags == ["mine", "custom_code", "vaswani-transformer"]
+
+
+def test_a_form_that_a_person_has_begun_to_fill_stays(make_run: MakeRun, pushed_card: str) -> None:
+    begun = pushed_card.replace("- **Developed by:** [More Information Needed]", "- **Developed by:** me")
+    assert begun != pushed_card
+    assert "- **Developed by:** me" in card_text(make_run(), repo="me/mine", existing=begun)
 
 
 def test_metadata_that_a_person_wrote_stay_and_ours_are_renewed_or_go(make_run: MakeRun) -> None:

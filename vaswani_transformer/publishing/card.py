@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .card_facts import as_words, read_facts, short_power
@@ -18,6 +18,8 @@ from .card_sections import join_sections, renew_sections, split_sections
 logger = logging.getLogger(__name__)
 
 HEAD = "head"  # a section without text: digests of the metadata that we wrote
+PUSHED = "This is the model card of a 🤗 transformers model that has been pushed on the Hub. "
+PUSHED += "This model card has been automatically generated."  # what push_to_hub says of its own form
 
 
 def card_text(folder: Path, *, repo: str, existing: str | None = None, exported: bool = False) -> str:
@@ -31,7 +33,7 @@ def card_text(folder: Path, *, repo: str, existing: str | None = None, exported:
         folder: of a model, such as `vaswani train` and `vaswani finetune` write.
         repo: its name on the Hub, OWNER/NAME.
         existing: the repository's README.md. Its text outside our marks stays, and so do keys and items of its metadata
-            that we did not write.
+            that we did not write; the empty form that transformers' push_to_hub leaves is no text.
         exported: the repository holds what `vaswani export --to transformers` wrote: no code of ours to trust.
 
     Raises:
@@ -44,8 +46,10 @@ def card_text(folder: Path, *, repo: str, existing: str | None = None, exported:
     if existing is None or not existing.strip():
         return _checked(head, join_sections(f"# {facts['name']}", sections))
     card = _parsed(existing.replace("\r\n", "\n"))
-    before = _digests_of(split_sections(card.text))
-    return _checked(merge_heads(head, card.data.to_dict(), before), renew_sections(card.text, sections).lstrip("\n"))
+    merged = merge_heads(head, card.data.to_dict(), _digests_of(split_sections(card.text)))
+    if _is_template(card.text):
+        return _checked(merged, join_sections(f"# {facts['name']}", sections))
+    return _checked(merged, renew_sections(card.text, sections).lstrip("\n"))
 
 
 def _rendered(facts: Mapping[str, Any]) -> str:
@@ -68,6 +72,12 @@ def template_folder() -> Path:
     package = Path(__file__).resolve().parent.parent
     inside = package / "model_cards"
     return inside if inside.is_dir() else package.parent / "model_cards"
+
+
+def _is_template(text: str) -> bool:
+    """Whether a card has no line but those of the empty form that transformers' push_to_hub leaves."""
+    form = ModelCard.from_template(ModelCardData(library_name="transformers"), model_description=PUSHED).text
+    return set(text.splitlines()) <= set(form.splitlines())
 
 
 def _parsed(text: str) -> ModelCard:

@@ -190,11 +190,12 @@ def _validation(run: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         return []
     rows, values = run["data"].get("validation"), run["results"]["validation"]
     in_points = run["recipe"]["data"].get("task") == "question-answering"  # as SQuAD's own script
-    same = "loss" if values.get("loss") == values.get("nll") else None  # without smoothing one number has both names
+    twice = {"loss"} if values.get("loss") == values.get("nll") else set()  # without smoothing it has both names
+    twice |= {"nll", "perplexity"} if "masked_loss" in values else set()  # BERT's are those of its masked tokens
     lines = []
     for name, label in NAMES.items():
         value = values.get(name)
-        if value is None or name == same or not math.isfinite(value):
+        if value is None or name in twice or not math.isfinite(value):
             continue
         scale = 1 if in_points or name not in OF_SHARES else 100
         counted = isinstance(rows, int) and name in ("accuracy", "exact_match")  # shares of rows
