@@ -52,7 +52,8 @@ def few_shot(accuracy: float) -> dict[str, Any]:
     figures = {"questions": 500, "acc": accuracy, "acc_stderr": 0.019, "chance": 0.25}
     settings = {"model": "/home/alice/model", "model_type": "vaswani-gpt", "shots": [0, 5], "seeds": 2}
     settings |= {"draw": "per_example", "limit": 500, "scorer": "causal", "tasks": {"hellaswag": {"metrics": []}}}
-    return {"results": {"hellaswag": {"0": figures, "5": {**figures, "acc": 0.3}}}, "settings": settings}
+    five = {**figures, "acc": 0.3, "shots_dropped": 2100, "shots_mean": 0.8}
+    return {"results": {"hellaswag": {"0": figures, "5": five}}, "settings": settings}
 
 
 def head(text: str) -> Any:
@@ -194,6 +195,7 @@ def test_perplexity_and_few_shot_accuracy_stand_in_the_card_of_a_gpt(make_run: M
     assert "| novel.txt | 46.3 | 342.1 | 1.515 | 309,834 |" in text
     assert "| task | questions | chance | 0-shot | 5-shot | fine-tuned |" in text
     assert "| hellaswag | 500 | 25.0 | 24.0 ± 1.9 | 30.0 ± 1.9 | 90.0 ± 1.9 |" in text
+    assert "so many were shown: hellaswag: 0.8 of 5." in text
     assert "![accuracy over the number of examples](shots.png)" in text
     assert "fills in" not in text
 

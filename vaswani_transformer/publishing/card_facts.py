@@ -248,6 +248,12 @@ def few_shot_table(found: Mapping[str, Any], folder: Path, compared: Mapping[str
         "columns": [f"{number}-shot" for number in shots] + ([] if other is None else ["fine-tuned"]),
         "rows": rows,
         "settings": settings,
+        "dropped": [
+            f"{task}: {figures['shots_mean']:.1f} of {number}"
+            for task, by_shots in found["results"].items()
+            for number, figures in by_shots.items()
+            if figures.get("shots_dropped")
+        ],
         "picture": SHOTS_IMAGE if shown else None,
     }
 
