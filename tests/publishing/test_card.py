@@ -205,6 +205,8 @@ def test_the_glue_row_of_a_bert_stands_beside_the_papers(make_run: MakeRun) -> N
     write(folder / "finetuned" / "sst2" / "run.json", finetuning_record("bert-sst2", {"accuracy": 0.8922}))
     cola = finetuning_record("bert-cola", {"matthews_correlation": 0.3}, rows=1043)
     write(folder / "finetuned" / "cola" / "run.json", cola)
+    random = ["model={family: bert, preset: tiny}", "tokenizer.from=bert-base-uncased"]
+    write(folder / "finetuned" / "rte" / "run.json", finetuning_record("bert-rte", {"accuracy": 0.5}, *random))
     text = section(card_text(folder, repo="me/mine"), "results")
     assert "| BERT base | 84.6 | 83.4 | 71.2 | 90.5 | 93.5 | 52.1 | 85.8 | 88.9 | 66.4 |" in text
     assert "| **this model** |  |  |  |  | 89.2 ± 1.1 | 30.0 |  |  |  |" in text

@@ -51,9 +51,15 @@ def read_results(folder: Path) -> Results:
             found.perplexities.append(without_places(value))
         elif path.name == "results.json" and {"results", "settings"} <= set(value):
             _take_few_shot(found, folder, path, value)
-        elif path.name == RUN and path.parent != folder and "task" in value.get("recipe", {}).get("data", {}):
+        elif path.name == RUN and path.parent != folder and _finetunes_a_model(value):
             found.finetunings.append(value)
     return found
+
+
+def _finetunes_a_model(run: dict[str, Any]) -> bool:
+    """Not one of random weights, which `compare_pretraining.py` trains beside it."""
+    recipe = run.get("recipe", {})
+    return "task" in recipe.get("data", {}) and "from" in recipe.get("model", {})
 
 
 def _take_few_shot(found: Results, folder: Path, path: Path, value: dict[str, Any]) -> None:
