@@ -1,7 +1,6 @@
 """The card of a model: what is in it, what is not, and what of a person's stays."""
 
 import contextlib
-import copy
 import io
 import json
 import logging
@@ -10,63 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import ModelCard
-from huggingface_hub.errors import EntryNotFoundError
-from transformers.utils.hub import create_and_tag_model_card
 
 from vaswani_cli import main
-from vaswani_transformer.evaluation import table2
 from vaswani_transformer.publishing.card import card_text
 from vaswani_transformer.recipe import load_recipe
 from vaswani_transformer.train import train
 
 from .conftest import ENVIRONMENT, MakeRun, finetuning_record, run_record, write
+from .measured import PERPLEXITY, TRANSLATION, few_shot, head, section
 
 FAMILIES = pytest.mark.parametrize("family", ["transformer", "bert", "gpt"])
-SCORES = {
-    "sentences": 3003,
-    "bleu": 26.1234,
-    "bleu_signature": "nrefs:1|tok:13a",
-    "bleu_interval": [25.1, 27.2],
-    "chrf": 55.0,
-    "chrf_signature": "nrefs:1|nc:6",
-    "paper_bleu": 25.9,
-    "paper_bleu_signature": "nrefs:1|smooth:none",
-}
-TRANSLATION = {
-    "model": "/home/alice/model",
-    "test_set": "newstest2014",
-    "language_pair": "en-de",
-    "seconds": 9.0,
-    "sentences_per_second": 300.0,
-    "scores": SCORES,
-    "table2": table2(
-        "model", 25.9, language_pair="en-de", test_set="newstest2014", sentences=3003, training_flops=3.5e13
-    ),
-}
-PERPLEXITY = {"model": "model", "data": ["/home/alice/novel.txt"], "config": None, "split": None, "column": "text"}
-PERPLEXITY |= {"nats_per_token": 3.8, "per_token": 46.3, "per_word": 342.1, "bits_per_byte": 1.515, "tokens": 309834}
-
-
-def few_shot(accuracy: float) -> dict[str, Any]:
-    figures = {"questions": 500, "acc": accuracy, "acc_stderr": 0.019, "chance": 0.25}
-    settings = {"model": "/home/alice/model", "model_type": "vaswani-gpt", "shots": [0, 5], "seeds": 2}
-    settings |= {"draw": "per_example", "limit": 500, "scorer": "causal", "tasks": {"hellaswag": {"metrics": []}}}
-    five = {**figures, "acc": 0.3, "shots_dropped": 2100, "shots_mean": 0.8}
-    return {"results": {"hellaswag": {"0": figures, "5": five}}, "settings": settings}
-
-
-def head(text: str) -> Any:
-    """The metadata of a card, as huggingface_hub reads them."""
-    return ModelCard(text).data
-
-
-def section(text: str, name: str) -> str:
-    found = re.search(rf"<!-- vaswani:{name} -->\n(.*?)<!-- /vaswani:{name} -->", text, flags=re.DOTALL)
-    assert found is not None, name
-    return found.group(1)
-
-
 # ------------------------------------------------------------------------------------------------------- metadata
 
 
@@ -323,110 +275,7 @@ def test_a_run_and_its_scores_make_a_card(trained: Path) -> None:
     assert str(trained) not in text
 
 
-# -------------------------------------------------------------------------------------------- a card that is there
-
-
-@FAMILIES
-def test_a_card_that_nothing_changed_in_is_the_same_again(make_run: MakeRun, family: str) -> None:
-    folder = make_run(family)
-    write(folder / "results.json", few_shot(0.24))
-    text = card_text(folder, repo="me/mine")
-    assert card_text(folder, repo="me/mine", existing=text) == text
-    assert card_text(folder, repo="me/mine", existing=text.replace("\n", "\r\n")) == text
-
-
-def test_a_persons_text_stays_and_our_numbers_are_renewed(make_run: MakeRun) -> None:
-    folder = make_run()
-    before = card_text(folder, repo="me/mine").replace("# mine\n", "# A title\n\nMine, above.\n")
-    before = before.replace("<!-- vaswani:limits -->", "## Of my own\n\nBetween.\n\n<!-- vaswani:limits -->")
-    record = run_record("transformer")
-    record["results"]["steps"], record["results"]["validation"]["bleu"] = 7000, 30.0
-    write(folder / "run.json", record)
-    after = card_text(folder, repo="me/mine", existing=before)
-    assert "# A title\n\nMine, above.\n" in after
-    assert "## Of my own\n\nBetween.\n\n<!-- vaswani:limits -->" in after
-    assert "| updates | 7,000 of" in after
-    assert "6,012" not in after
-    (bleu,) = (one for one in head(after).eval_results if one.metric_type == "bleu")
-    assert bleu.metric_value == 30.0
-
-
-def test_a_hand_written_card_stays_whole_above_our_sections(make_run: MakeRun) -> None:
-    mine = "# My model\n\nAll by hand.\n\n## Data\n\nMine.\n"
-    text = card_text(make_run(), repo="me/mine", existing=f"---\nlicense: mit\n---\n{mine}")
-    body = ModelCard(text).text
-    assert body.lstrip("\n").startswith(mine)
-    assert body.count("# mine") == 0
-    assert head(text).license == "mit"
-
-
-@pytest.fixture
-def pushed_card(monkeypatch: pytest.MonkeyPatch) -> str:
-    """What transformers' push_to_hub writes into a repository without a card."""
-
-    def nothing(*args: Any, **kwargs: Any) -> None:
-        raise EntryNotFoundError("no card there")
-
-    monkeypatch.setattr(ModelCard, "load", nothing)
-    return str(create_and_tag_model_card("me/mine", ["mine"]))
-
-
-def test_the_empty_form_of_push_to_hub_makes_room_and_its_tags_stay(make_run: MakeRun, pushed_card: str) -> None:
-    assert "[More Information Needed]" in pushed_card
-    text = card_text(make_run(), repo="me/mine", existing=pushed_card)
-    assert "[More Information Needed]" not in text
-    assert head(text).tags == ["mine", "custom_code", "vaswani-transformer"]
-
-
-def test_a_form_that_a_person_has_begun_to_fill_stays(make_run: MakeRun, pushed_card: str) -> None:
-    begun = pushed_card.replace("- **Developed by:** [More Information Needed]", "- **Developed by:** me")
-    assert begun != pushed_card
-    assert "- **Developed by:** me" in card_text(make_run(), repo="me/mine", existing=begun)
-
-
-def test_metadata_that_a_person_wrote_stay_and_ours_are_renewed_or_go(make_run: MakeRun) -> None:
-    folder = make_run()
-    write(folder / "newstest.json", TRANSLATION)
-    card: Any = ModelCard(card_text(folder, repo="me/mine"))
-    card.data.license, card.data.pipeline_tag = "mit", "text-generation"
-    card.data.tags = [*(card.data.tags or []), "captions"]
-    card.data["thumbnail"] = "a.png"
-    theirs = copy.deepcopy(card.data.eval_results[0])
-    theirs.dataset_type = theirs.dataset_name = "a test set of mine"
-    card.data.eval_results.append(theirs)
-    (folder / "newstest.json").unlink()
-    data = head(card_text(folder, repo="me/mine", existing=str(card)))
-    assert (data.license, data.pipeline_tag, data["thumbnail"]) == ("mit", "text-generation", "a.png")
-    assert sorted(data.tags or []) == ["captions", "custom_code", "vaswani-transformer"]
-    names = {one.dataset_name for one in data.eval_results}
-    assert names == {"validation rows of the run", "a test set of mine"}
-
-
-def test_a_licence_that_was_unknown_is_renewed_when_card_yaml_states_it(make_run: MakeRun) -> None:
-    folder = make_run()
-    before = card_text(folder, repo="me/mine")
-    (folder / "card.yaml").write_text("license: apache-2.0\n")
-    assert head(card_text(folder, repo="me/mine", existing=before)).license == "apache-2.0"
-
-
 # --------------------------------------------------------------------------------------------------------- errors
-
-
-@pytest.mark.parametrize(
-    ("existing", "message"),
-    [
-        ("---\nlicense: [mit\n---\n# a\n", r"metadata at the head of the repository's README.md must be valid"),
-        ("---\n- mit\n---\n# a\n", r"must be valid; got repo card metadata block should be a dict: mend it there"),
-        ("# a\n<!-- vaswani:use -->\nlost\n", r"got <!-- vaswani:use --> without its partner"),
-        (
-            "# a\n<!-- vaswani:head -->\n<!-- {1 -->\n<!-- /vaswani:head -->\n",
-            r"is written by a program; got '{1': take it out",
-        ),
-    ],
-)
-def test_a_card_that_cannot_be_kept_is_refused(make_run: MakeRun, existing: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        card_text(make_run(), repo="me/mine", existing=existing)
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,8 @@ def read_facts(folder: Path, *, repo: str, exported: bool = False) -> dict[str, 
             f"{config.model_type!r} in {folder}"
         )
     run = read_json(folder / RUN) if (folder / RUN).is_file() else None
-    by_hand, results, name = read_by_hand(folder), read_results(folder), repo.rpartition("/")[2]
-    finetunes = run is not None and "task" in run["recipe"]["data"]
+    by_hand, name = read_by_hand(folder), repo.rpartition("/")[2]
+    facts = _run_facts(run, by_hand, name)
     return {
         "repo": repo,
         "name": name,
@@ -88,18 +88,27 @@ def read_facts(folder: Path, *, repo: str, exported: bool = False) -> dict[str, 
         "tokenizer_needs": _tokenizer_needs(folder),
         "parameters": run["parameters"] if run else _parameters(folder),
         "by_hand": by_hand,
-        "base": _base(run, by_hand),
-        "finetunes": finetunes,
-        "glue_task": glue_task(run["recipe"]["data"]) if run is not None and finetunes else None,
-        "data": data_facts(run, by_hand),
+        "picture": LOSS_IMAGE if (folder / LOSS_IMAGE).is_file() else None,
+        **facts,
+        **_measured(folder, read_results(folder), [run] if facts["finetunes"] else []),
+    }
+
+
+def _run_facts(run: Mapping[str, Any] | None, by_hand: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What `run.json` tells; None for all of it where there is none."""
+    recipe = run["recipe"] if run else None
+    finetunes = recipe is not None and "task" in recipe["data"]
+    return {
         "run": without_places(run),
-        "command": command_of(run["recipe"], name=name) if run else None,
-        "recipe": yaml.safe_dump(without_places(run["recipe"]), sort_keys=False).rstrip() if run else None,
+        "recipe": yaml.safe_dump(without_places(recipe), sort_keys=False).rstrip() if recipe else None,
+        "command": command_of(recipe, name=name) if recipe else None,
+        "base": _base(recipe, by_hand),
+        "finetunes": finetunes,
+        "glue_task": glue_task(recipe["data"]) if recipe is not None and finetunes else None,
+        "data": data_facts(run, by_hand),
         "hardware": _hardware(run),
         "energy": energy_of(run, by_hand),
-        "picture": LOSS_IMAGE if (folder / LOSS_IMAGE).is_file() else None,
         "validation": _validation(run),
-        **_measured(folder, results, [run] if finetunes else []),
     }
 
 
@@ -161,9 +170,9 @@ def _tokenizer_needs(folder: Path) -> str | None:
     return "ftfy spacy" if "auto_map" in told else None
 
 
-def _base(run: Mapping[str, Any] | None, by_hand: Mapping[str, Any]) -> dict[str, Any] | None:
+def _base(recipe: Mapping[str, Any] | None, by_hand: Mapping[str, Any]) -> dict[str, Any] | None:
     """The model that a run began from: its name on the Hub where it has one, else the name of its folder."""
-    source = run["recipe"]["model"].get("from") if run else None
+    source = recipe["model"].get("from") if recipe else None
     named = by_hand.get("base_model")
     if source is None and named is None:
         return None
