@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from vaswani_cli import main
+from vaswani_transformer.convert.to_transformers import export_to_transformers
 from vaswani_transformer.publishing.card import card_text
 from vaswani_transformer.recipe import load_recipe
 from vaswani_transformer.train import train
@@ -140,7 +141,7 @@ def test_translations_stand_in_the_card_with_their_interval_and_table_2(make_run
 def test_perplexity_and_few_shot_accuracy_stand_in_the_card_of_a_gpt(make_run: MakeRun) -> None:
     folder = make_run("gpt")
     write(folder / "perplexity.json", PERPLEXITY)
-    write(folder / "results.json", few_shot(0.24))
+    write(folder / "results.json", few_shot(0.24) | {"finetuned": few_shot(0.9)})
     write(folder / "finetuned" / "results.json", few_shot(0.9))
     (folder / "shots.png").write_bytes(b"a picture")
     text = section(card_text(folder, repo="me/mine"), "results")
@@ -216,10 +217,21 @@ def test_the_code_that_shows_how_to_load_it_runs(make_run: MakeRun, family: str)
     assert shown.getvalue().strip()
 
 
-def test_transformers_own_classes_need_no_code_to_be_trusted(make_run: MakeRun) -> None:
-    text = card_text(make_run("gpt"), repo="me/mine", exported=True)
+@pytest.mark.parametrize(("family", "auto"), [("gpt", "AutoModelForCausalLM"), ("bert", "fill-mask")])
+def test_an_export_as_transformers_own_class_needs_no_code_to_be_trusted(
+    make_run: MakeRun, tmp_path: Path, family: str, auto: str
+) -> None:
+    folder = make_run(family)
+    config = json.loads((folder / "config.json").read_text())
+    if "sliding_window" in config:  # transformers' GPT-2 has no banded layers
+        config |= {"sliding_window": None, "layer_types": ["full_attention"] * 2}
+    write(folder / "config.json", config)
+    exported = export_to_transformers(folder, tmp_path / "exported")
+    text = card_text(exported, repo="me/mine")
+    assert auto in section(text, "load")
     assert "trust_remote_code" not in text
     assert "custom_code" not in text
+    assert head(text).pipeline_tag == {"gpt": "text-generation", "bert": "fill-mask"}[family]
 
 
 # ------------------------------------------------------------------------------------------------ what must not show

@@ -22,7 +22,7 @@ PUSHED = "This is the model card of a 🤗 transformers model that has been push
 PUSHED += "This model card has been automatically generated."  # what push_to_hub says of its own form
 
 
-def card_text(folder: Path, *, repo: str, existing: str | None = None, exported: bool = False) -> str:
+def card_text(folder: Path, *, repo: str, existing: str | None = None) -> str:
     """Returns the README.md of a model's repository: metadata, and sections filled from what was recorded and measured.
 
     It reads `config.json`, `run.json`, `loss.png`, `card.yaml` (what only a person knows: licence, watts), and the JSON
@@ -34,13 +34,12 @@ def card_text(folder: Path, *, repo: str, existing: str | None = None, exported:
         repo: its name on the Hub, OWNER/NAME.
         existing: the repository's README.md. Its text outside our marks stays, and so do keys and items of its metadata
             that we did not write; the empty form that transformers' push_to_hub leaves is no text.
-        exported: the repository holds what `vaswani export --to transformers` wrote: no code of ours to trust.
 
     Raises:
         ValueError: no model of ours in the folder, a file there that cannot be read, `existing` with broken metadata or
             a mark without its partner.
     """
-    facts = read_facts(Path(folder), repo=repo, exported=exported)
+    facts = read_facts(Path(folder), repo=repo)
     sections, head = split_sections(_rendered(facts)), card_head(facts)
     sections[HEAD] = f"<!-- {json.dumps(digests(head))} -->"
     if existing is None or not existing.strip():

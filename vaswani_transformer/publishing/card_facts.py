@@ -55,13 +55,12 @@ OF_SHARES = ("accuracy", "masked_accuracy", "next_sentence_accuracy", "precision
 OF_SHARES = (*OF_SHARES, "matthews_correlation", "pearson", "spearmanr")  # told in points
 
 
-def read_facts(folder: Path, *, repo: str, exported: bool = False) -> dict[str, Any]:
+def read_facts(folder: Path, *, repo: str) -> dict[str, Any]:
     """Returns what a card's templates read; what is not known is None, and its section is left out.
 
     Args:
         folder: the model's.
         repo: OWNER/NAME on the Hub.
-        exported: the repository holds the model as transformers' own class, without our code.
 
     Raises:
         ValueError: no configuration there, or of a model that is none of this package; a `card.yaml` or a results file
@@ -81,7 +80,7 @@ def read_facts(folder: Path, *, repo: str, exported: bool = False) -> dict[str, 
         "repo": repo,
         "name": name,
         "family": family,
-        "custom": config.model_type.startswith("vaswani-") and not exported,
+        "custom": config.model_type.startswith("vaswani-"),
         "config": config,
         "architecture": (config.architectures or [""])[0],
         "auto": auto_class(config),
@@ -221,7 +220,7 @@ def _measured(folder: Path, results: Results, own: list[Any]) -> dict[str, Any]:
         "results": results,
         "translations": results.translations,
         "perplexities": results.perplexities,
-        "few_shot": [few_shot_table(found, folder, results.compared) for found in results.few_shot],
+        "few_shot": [few_shot_table(found, folder) for found in results.few_shot],
         "table2": render_table2(newest["table2"]) if newest else None,
         "glue": glue_table([*own, *results.finetunings]),
         "finetunings": [told for told in map(_finetuning, results.finetunings) if told is not None],
@@ -233,16 +232,15 @@ def _finetuning(run: Mapping[str, Any]) -> str | None:
     return command_of(run["recipe"], name=without_places(f"/{output}"))
 
 
-def few_shot_table(found: Mapping[str, Any], folder: Path, compared: Mapping[str, Any]) -> dict[str, Any]:
+def few_shot_table(found: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Rows of a table of accuracy over numbers of shots, in percent, as `vaswani evaluate` prints it.
 
     Args:
         found: what `vaswani evaluate` wrote, with `folder`, where it lies.
         folder: the model's.
-        compared: results of a fine-tuned model by the folder of those that they stand beside.
     """
     settings, shots = found["settings"], [str(number) for number in found["settings"]["shots"]]
-    other = compared.get(found["folder"])
+    other = found.get("finetuned")
     rows = []
     for task, by_shots in found["results"].items():
         for metric in settings["tasks"][task].get("metrics") or ("acc",):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.few_shot_figures import RESULTS
 from ..run_folder import RUN
 from .local_names import without_places
 
@@ -22,15 +23,14 @@ class Results:
     Args:
         translations: what `vaswani evaluate-translation` wrote.
         perplexities: what `vaswani perplexity` wrote.
-        few_shot: what `vaswani evaluate` wrote, its pictures' folder under `folder`.
-        compared: the same of a model fine-tuned on those tasks, which `evaluate --finetuned` wrote beside it.
+        few_shot: what `vaswani evaluate` wrote, its place below the model's folder under `folder`; under `finetuned`
+            the same of a model fine-tuned on the tasks, where it was given one.
         finetunings: `run.json` of each fine-tuning of this model that lies below its folder.
     """
 
     translations: list[dict[str, Any]] = field(default_factory=list)
     perplexities: list[dict[str, Any]] = field(default_factory=list)
     few_shot: list[dict[str, Any]] = field(default_factory=list)
-    compared: dict[str, dict[str, Any]] = field(default_factory=dict)
     finetunings: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -49,7 +49,7 @@ def read_results(folder: Path) -> Results:
             found.translations.append(without_places(value))
         elif {"nats_per_token", "per_word", "bits_per_byte"} <= set(value):
             found.perplexities.append(without_places(value))
-        elif path.name == "results.json" and {"results", "settings"} <= set(value):
+        elif path.name == RESULTS and {"results", "settings"} <= set(value):
             _take_few_shot(found, folder, path, value)
         elif path.name == RUN and path.parent != folder and _finetunes_a_model(value):
             found.finetunings.append(value)
@@ -63,11 +63,9 @@ def _finetunes_a_model(run: dict[str, Any]) -> bool:
 
 
 def _take_few_shot(found: Results, folder: Path, path: Path, value: dict[str, Any]) -> None:
-    place = path.parent.relative_to(folder).as_posix()
-    if path.parent.name == "finetuned" and (path.parent.parent / path.name).is_file():
-        found.compared[path.parent.parent.relative_to(folder).as_posix()] = without_places(value)
-    elif value["results"]:  # none yet where the asking was stopped
-        found.few_shot.append({**without_places(value), "folder": place})
+    other = path.parent.name == "finetuned" and (path.parent.parent / RESULTS).is_file()  # of another model
+    if value["results"] and not other:  # none yet where the asking was stopped
+        found.few_shot.append({**without_places(value), "folder": path.parent.relative_to(folder).as_posix()})
 
 
 def _files(folder: Path) -> Iterator[Path]:
