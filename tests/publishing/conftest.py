@@ -74,6 +74,13 @@ def write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
+def finetuned(folder: Path, record: dict[str, Any]) -> Path:
+    """Puts a fine-tuned model where `vaswani finetune --out` does."""
+    write(folder / "config.json", {"model_type": "vaswani-bert"})
+    write(folder / "run.json", record)
+    return folder
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
     """Makes a model's folder of a family: with a record, with that of `train`, or with None."""

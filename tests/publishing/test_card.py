@@ -16,7 +16,7 @@ from vaswani_transformer.publishing.card import card_text
 from vaswani_transformer.recipe import load_recipe
 from vaswani_transformer.train import train
 
-from .conftest import ENVIRONMENT, MakeRun, finetuning_record, run_record, write
+from .conftest import ENVIRONMENT, MakeRun, finetuned, finetuning_record, run_record, write
 from .measured import PERPLEXITY, TRANSLATION, few_shot, head, section
 
 FAMILIES = pytest.mark.parametrize("family", ["transformer", "bert", "gpt"])
@@ -155,15 +155,17 @@ def test_perplexity_and_few_shot_accuracy_stand_in_the_card_of_a_gpt(make_run: M
 
 def test_the_glue_row_of_a_bert_stands_beside_the_papers(make_run: MakeRun) -> None:
     folder = make_run("bert")
-    write(folder / "finetuned" / "sst2" / "run.json", finetuning_record("bert-sst2", {"accuracy": 0.8922}))
+    sst2 = finetuned(folder / "finetuned" / "sst2", finetuning_record("bert-sst2", {"accuracy": 0.8922}))
     cola = finetuning_record("bert-cola", {"matthews_correlation": 0.3}, rows=1043)
-    write(folder / "finetuned" / "cola" / "run.json", cola)
+    finetuned(folder / "finetuned" / "cola", cola)
     random = ["model={family: bert, preset: tiny}", "tokenizer.from=bert-base-uncased"]
-    write(folder / "finetuned" / "rte" / "run.json", finetuning_record("bert-rte", {"accuracy": 0.5}, *random))
+    finetuned(folder / "finetuned" / "rte", finetuning_record("bert-rte", {"accuracy": 0.5}, *random))
+    write(sst2 / "results.json", few_shot(0.9))  # of the fine-tuned model
     text = section(card_text(folder, repo="me/mine"), "results")
     assert "| BERT base | 84.6 | 83.4 | 71.2 | 90.5 | 93.5 | 52.1 | 85.8 | 88.9 | 66.4 |" in text
     assert "| **this model** |  |  |  |  | 89.2 ± 1.1 | 30.0 |  |  |  |" in text
     assert "CoLA: 1,043 rows; SST-2: 872 rows" in text
+    assert "hellaswag" not in text
 
 
 def test_an_accuracy_on_rows_held_out_has_its_standard_error(make_run: MakeRun) -> None:

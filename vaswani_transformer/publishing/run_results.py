@@ -37,6 +37,8 @@ class Results:
 def read_results(folder: Path) -> Results:
     """Finds results in a model's folder, whatever their files are called, and up to two folders below it.
 
+    What lies in a folder with another model is that one's; of it, only that it was fine-tuned counts here.
+
     Raises:
         ValueError: a file that is no JSON.
     """
@@ -45,15 +47,21 @@ def read_results(folder: Path) -> Results:
         value = read_json(path)
         if not isinstance(value, dict):
             continue
-        if {"scores", "language_pair", "table2"} <= set(value):
+        if _anothers(folder, path):
+            found.finetunings += [value] if path.name == RUN and _finetunes_a_model(value) else []
+        elif {"scores", "language_pair", "table2"} <= set(value):
             found.translations.append(without_places(value))
         elif {"nats_per_token", "per_word", "bits_per_byte"} <= set(value):
             found.perplexities.append(without_places(value))
         elif path.name == RESULTS and {"results", "settings"} <= set(value):
             _take_few_shot(found, folder, path, value)
-        elif path.name == RUN and path.parent != folder and _finetunes_a_model(value):
-            found.finetunings.append(value)
     return found
+
+
+def _anothers(folder: Path, path: Path) -> bool:
+    """Whether a file lies with a model of its own below the folder."""
+    between = [parent for parent in path.parents if parent != folder and parent.is_relative_to(folder)]
+    return any((parent / "config.json").is_file() for parent in between)
 
 
 def _finetunes_a_model(run: dict[str, Any]) -> bool:
