@@ -45,6 +45,7 @@ def test_metrics_stand_in_the_model_index_as_they_were_measured(make_run: MakeRu
     assert found["newstest2014", "sacreBLEU"] == 26.12
     assert found["newstest2014", "the paper's BLEU"] == 25.9
     assert found["validation rows of the run", "BLEU (sacreBLEU)"] == 22.5772
+    assert {one.dataset_type for one in results} == {"newstest2014", "debian-en-de"}
     (bleu,) = (one for one in results if one.metric_name == "sacreBLEU")
     assert bleu.metric_args == {"signature": "nrefs:1|tok:13a", "sentences": 3003, "interval": [25.1, 27.2]}
 

@@ -92,7 +92,7 @@ def _validation_entries(facts: Mapping[str, Any]) -> list[EvalResult]:
     if facts["run"] is None:
         return []
     task, data = facts["glue_task"], facts["data"]
-    kind = (data["datasets"] or ["its-own-data"])[0]
+    kind = (data["datasets"] or [data["sources"][0]["name"].replace("`", "")])[0]
     where: dict[str, Any] = {"task_type": pipeline_tag(facts), "dataset_type": kind, "dataset_split": "validation"}
     where["dataset_name"] = f"{task.column}, rows held out" if task else "validation rows of the run"
     where["dataset_config"] = task.config if task else None
