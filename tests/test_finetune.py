@@ -195,6 +195,16 @@ def test_epochs_are_counted_in_updates_of_the_whole_batch(make):
     assert json.loads((folder / "run.json").read_text())["results"]["steps"] == 5  # 16 rows in 6s: 3 an epoch
 
 
+def test_the_record_has_six_flops_for_each_weight_and_token_and_the_processes(make):
+    folder = finetune(make("classification", steps=2))
+    run = json.loads((folder / "run.json").read_text())
+    weights = AutoModelForSequenceClassification.from_pretrained(folder).num_parameters(exclude_embeddings=True)
+    tokens = run["training_flops"] / (6 * weights)
+    assert tokens == int(tokens)
+    assert tokens >= 2 * 8 * 3  # updates, rows, and [CLS] word [SEP] at least
+    assert run["processes"] == 1
+
+
 def test_validation_runs_every_so_many_steps_and_at_the_end(make):
     folder = finetune(make("classification", steps=5, validate={"metrics": ["accuracy"], "every_steps": 2}))
     assert [record["step"] for record in validations(folder)] == [2, 4, 5]

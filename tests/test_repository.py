@@ -23,7 +23,18 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODEL_FILES = sorted(path for path in (PACKAGE / "models").glob("*.py") if path.name != "__init__.py")
 
 # vaswani_cli -> these -> everything else of ours but models -> models
-TOP = {"train", "phases", "families", "planning", "finetune", "evaluation", "hub", "convert", "pipelines", "viewing"}
+TOP = {
+    "train",
+    "phases",
+    "families",
+    "planning",
+    "finetune",
+    "evaluation",
+    "publishing",
+    "convert",
+    "pipelines",
+    "viewing",
+}
 # What a stranger who loads a pushed repo has anyway.
 MODEL_IMPORTS = {"torch", "transformers", "tokenizers", "huggingface_hub"}
 DISTRIBUTIONS = {"liger_kernel": "liger-kernel", "yaml": "pyyaml", "sklearn": "scikit-learn", "lm_eval": "lm-eval"}
@@ -282,5 +293,7 @@ def test_the_wheel_holds_recipes_and_corpora_and_installs_no_other_top_level_nam
     assert "vaswani_transformer/py.typed" in names
     assert "vaswani_transformer/evaluation/metrics/f1/f1.py" in names
     assert "vaswani_transformer/embedded/debian-en-de.train.tsv.xz" in names
-    assert "vaswani_transformer/model_cards/README.md" in names
+    cards = {path.name for path in (ROOT / "model_cards").glob("*.md")}
+    assert {"card.md", "transformer.md", "bert.md", "gpt.md"} <= cards
+    assert {f"vaswani_transformer/model_cards/{name}" for name in cards} <= set(names)
     assert not [name for name in names if name.endswith((".pyc", ".DS_Store"))]

@@ -385,6 +385,8 @@ def finetune(recipe: FinetuneRecipe, *, resume: bool = False) -> Path:
             "data": {"train": len(data.train), "validation": len(data.validation), "labels": data.module.labels},
             "fingerprint": digest([data.train, data.validation]),
             "parameters": model.num_parameters(),
+            "training_flops": trainer.state.total_flos,
+            "processes": trainer.accelerator.num_processes,
             "environment": environment(),
             "results": {"steps": trainer.state.global_step, "seconds": seconds, "validation": results},
         }

@@ -1,3 +1,4 @@
+import re
 import sys
 from types import SimpleNamespace
 
@@ -47,6 +48,25 @@ def test_the_signatures_say_how_each_score_was_computed():
     assert scores["bleu_signature"] == f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{version}"
     assert scores["chrf_signature"] == f"nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:{version}"
     assert "tok:moses-de+compound-split|smooth:none|sacremoses:" in scores["paper_bleu_signature"]
+
+
+def test_the_interval_of_bleu_is_that_of_sacrebleus_bootstrap():
+    hypotheses, references = HYPOTHESES * 8, REFERENCES * 8
+    lower, upper = translation_scores(hypotheses, references, target_language="de")["bleu_interval"]
+    told = re.search(r"μ = ([\d.]+) ± ([\d.]+)", str(sacrebleu.BLEU().corpus_score(hypotheses, [references], 1000)))
+    assert told is not None
+    assert [(lower + upper) / 2, (upper - lower) / 2] == pytest.approx([float(x) for x in told.groups()], abs=0.3)
+
+
+def test_the_interval_counts_in_the_tokens_of_the_target_language():
+    found = translation_scores(["我们走了", "我们回来"], ["我们走了", "我们回家"], target_language="zh")[
+        "bleu_interval"
+    ]
+    assert found[1] == pytest.approx(100.0)  # of four characters four are right; of words without blanks none would be
+
+
+def test_one_sentence_has_no_interval():
+    assert translation_scores(["a"], ["a"], target_language="de")["bleu_interval"] is None
 
 
 def test_the_target_language_chooses_sacrebleus_tokeniser():

@@ -20,7 +20,14 @@ def model_index(found: dict[str, Any]) -> str:
         found: from `evaluate_few_shot`.
     """
     settings = found["settings"]
-    entries = [
+    name = Path(settings["model"]).name or settings["model_type"]
+    return ModelCardData(model_name=name, eval_results=entries(found)).to_yaml() + "\n"
+
+
+def entries(found: dict[str, Any]) -> list[EvalResult]:
+    """Returns the entries of a model-index: see `model_index`."""
+    settings = found["settings"]
+    return [
         EvalResult(
             task_type="text-generation",
             dataset_type=task,
@@ -41,8 +48,6 @@ def model_index(found: dict[str, Any]) -> str:
         for name, metric in METRICS.items()
         if name in figures
     ]
-    name = Path(settings["model"]).name or settings["model_type"]
-    return ModelCardData(model_name=name, eval_results=entries).to_yaml() + "\n"
 
 
 def draw_accuracy(found: dict[str, Any], path: Path, *, finetuned: dict[str, Any] | None = None) -> bool:

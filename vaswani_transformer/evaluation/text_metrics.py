@@ -45,20 +45,21 @@ def text_scores(text: str, answers: Sequence[str], *, metrics: Sequence[str]) ->
     return {name: max(of_pairs[name](text, gold) for gold in answers) for name in metrics if name in of_pairs}
 
 
-def bleu_figures(seeds: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
+def bleu_figures(seeds: Sequence[Sequence[dict[str, Any]]], *, target_language: str = "") -> dict[str, Any]:
     """Returns sacreBLEU's BLEU of written answers, 0 to 100, against all accepted ones.
 
     Args:
         seeds: for each seed the records of the same questions, with `text` and `answers`.
+        target_language: a code that chooses sacreBLEU's tokeniser.
 
     Returns:
         `bleu`, its mean over seeds; `bleu_seeds` and their standard deviation `bleu_seeds_std` (None for one seed);
         `bleu_stderr` and `bleu_interval` (95%), from resampling questions (Koehn 2004), None for one question; and
-        sacreBLEU's `bleu_signature`, its defaults: tokeniser 13a.
+        sacreBLEU's `bleu_signature`: its defaults, tokeniser 13a where the language has no other.
     """
     from sacrebleu import BLEU
 
-    counting, metric = BLEU(effective_order=True), BLEU()
+    counting, metric = BLEU(effective_order=True, trg_lang=target_language), BLEU(trg_lang=target_language)
 
     def counts(record: dict[str, Any]) -> list[int]:
         found = counting.sentence_score(record["text"], record["answers"])

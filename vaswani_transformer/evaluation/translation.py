@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.generation_transformer import PaperGenerationMixin
+from .text_metrics import bleu_figures
 
 logger = logging.getLogger(__name__)
 
@@ -289,8 +290,9 @@ def translation_scores(
         target_language: code such as "de"; chooses sacreBLEU's tokeniser (13a for most) and Moses's rules.
 
     Returns:
-        `bleu`, `chrf`, `paper_bleu` (0 to 100), `..._signature` for each, `sentences`, `target_language`, and `copied`
-        (0 to 1) when sources are given. `paper_bleu` is what `paper_tokens` says.
+        `bleu`, `chrf`, `paper_bleu` (0 to 100), `..._signature` for each, `bleu_interval` (95%, bootstrap over
+        sentences, None for one), `sentences`, `target_language`, and `copied` (0 to 1) when sources are given.
+        `paper_bleu` is what `paper_tokens` says.
 
     Raises:
         ValueError: no lines, or lists of different lengths.
@@ -300,6 +302,8 @@ def translation_scores(
     language = _language(target_language)
     scores: dict[str, Any] = {"sentences": len(references), "target_language": language}
     scores.update(sacrebleu_scores(hypotheses, references, target_language=language))
+    lines = [{"text": text, "answers": [line]} for text, line in zip(hypotheses, references, strict=True)]
+    scores["bleu_interval"] = bleu_figures([lines], target_language=language)["bleu_interval"]
     scores.update(_paper_bleu(hypotheses, references, language))
     if sources is not None:
         same = sum(hypothesis.strip() == source.strip() for hypothesis, source in zip(hypotheses, sources, strict=True))

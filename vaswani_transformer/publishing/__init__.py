@@ -1,0 +1,1 @@
+"""What makes of a run's folder a repository on the Hub."""
