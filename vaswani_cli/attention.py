@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .models import add_model
 from .translate import positive
 
 KINDS = ("encoder", "decoder", "cross")
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `vaswani attention`."""
     parser.description = "Show the attention of a Transformer, BERT, GPT or another model to a text."
     parser.epilog = EPILOG
-    parser.add_argument("model", metavar="MODEL", help="a model's folder, or its name on the Hub")
+    add_model(parser)
     parser.add_argument("text", metavar="TEXT", help="what the model reads")
     parser.add_argument("--target", metavar="TEXT", help="a translation shown to the decoder; BERT's second text")
     parser.add_argument("--kind", choices=KINDS, help="the attention that is shown first (the first there is)")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .imports import collector_paused
+from .models import add_model
 from .perplexity import add_model_arguments, load_model
 from .translate import positive
 
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Accuracy of a language model on tasks, with zero, one and a few examples before each question."
     )
     parser.epilog = EPILOG
-    parser.add_argument("model", metavar="MODEL", help="a model's folder, or its name on the Hub")
+    add_model(parser)
     parser.add_argument(
         "--finetuned", metavar="MODEL2", help="one fine-tuned on the tasks, asked without examples: a column of its own"
     )

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from vaswani_cli.translate import add_search_arguments, load_model, positive, search_options
 
+from .models import add_model
+
 EPILOG = """examples:
   vaswani evaluate-translation runs/demo --embedded --max-words 10 --baselines
   vaswani evaluate-translation runs/base --source newstest2014.en --target newstest2014.de --test-set newstest2014
@@ -38,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `vaswani evaluate-translation`."""
     parser.description = "Score a model's translations of a test set."
     parser.epilog = EPILOG
-    parser.add_argument("model", metavar="MODEL", help="a model's folder, or its name on the Hub")
+    add_model(parser)
     data = parser.add_argument_group("test set", "one of --source with --target, --data and --embedded")
     data.add_argument("--source", metavar="FILE", help="lines to translate")
     data.add_argument("--target", metavar="FILE", help="their references, as many lines")

@@ -2,6 +2,8 @@
 
 import argparse
 
+from .models import add_model
+
 EPILOG = """examples:
   vaswani export runs/gpt --to transformers --out exported
   vaswani export runs/bert --to transformers --out exported
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `vaswani export`."""
     parser.description = "Write a model, its tokenizer and its generation settings for another library."
     parser.epilog = EPILOG
-    parser.add_argument("model", metavar="MODEL", help="a model's folder, or its name on the Hub")
+    add_model(parser)
     parser.add_argument("--to", metavar="FORMAT", required=True, help="transformers, ctranslate2, onnx or gguf")
     parser.add_argument("--out", metavar="DIR", required=True, help="a new folder for it")
     parser.add_argument(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .models import add_model
 from .perplexity import add_model_arguments, load_model
 from .translate import open_sink, positive
 
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `vaswani generate`."""
     parser.description = "Go on with a prompt: from the command line, standard input, a file, or typed line by line."
     parser.epilog = EPILOG
-    parser.add_argument("model", metavar="MODEL", help="a model's folder, or its name on the Hub")
+    add_model(parser, default="demo-gpt")
     parser.add_argument("prompts", metavar="PROMPT", nargs="*", help="a text to go on with")
     parser.add_argument("--file", metavar="FILE", help="prompts, one a line, written in batches")
     parser.add_argument("--out", metavar="FILE", help="where the texts go; standard output without it")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .imports import collector_paused
+from .models import add_model
 from .translate import PRECISIONS, positive
 
 WIKITEXT = "EleutherAI/wikitext_document_level --config wikitext-2-raw-v1 --split test --column page"
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `vaswani perplexity`."""
     parser.description = "Foretell every token of a text once: nats, perplexity of a token and a word, bits per byte."
     parser.epilog = EPILOG
-    parser.add_argument("model", metavar="MODEL", help="a model's folder, or its name on the Hub")
+    add_model(parser)
     parser.add_argument("data", metavar="DATA", nargs="+", help="files; with --split a folder or data set of the Hub")
     parser.add_argument("--split", help="the part of a data set, in datasets' own words: test, train[98%%:]")
     parser.add_argument("--config", metavar="NAME", help="the data set's configuration; goes with --split")

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from .models import add_model
+
 EPILOG = """examples:
   vaswani translate runs/demo < english.txt > german.txt
   vaswani translate runs/demo english.txt.gz --out german.txt --batch-tokens 16000
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `vaswani translate`."""
     parser.description = "Translate lines of text: sorted and batched by tokens window by window, order kept."
     parser.epilog = EPILOG
-    parser.add_argument("model", metavar="MODEL", help="a model's folder, or its name on the Hub")
+    add_model(parser, default="demo-transformer")
     parser.add_argument("file", metavar="FILE", nargs="?", help="text to translate; standard input without it")
     parser.add_argument("--out", metavar="FILE", help="where the translations go; standard output without it")
     add_search_arguments(parser)

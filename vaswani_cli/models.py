@@ -1,0 +1,25 @@
+"""The argument MODEL, which embedded models have names for."""
+
+import argparse
+
+WORDS = "a model's folder, its name on the Hub, or demo-transformer, demo-bert, demo-gpt, which ship with the package"
+
+
+def add_model(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
+    """Declares MODEL.
+
+    Args:
+        parser: of a verb.
+        default: the model where none is named; it must be named without one.
+    """
+    more = {} if default is None else {"nargs": "?", "default": default}
+    told = WORDS if default is None else f"{WORDS} ({default})"
+    parser.add_argument("model", metavar="MODEL", type=_found, help=told, **more)  # type: ignore[arg-type]
+
+
+def _found(name: str) -> str:
+    if not name.startswith("demo-"):  # the package is not imported for the others, so that errors are told at once
+        return name
+    from vaswani_transformer.embedded_models import model_folder
+
+    return model_folder(name)
