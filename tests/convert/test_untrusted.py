@@ -4,6 +4,7 @@ import argparse
 import collections
 import gzip
 import io
+import json
 import os
 import pickle
 import pickletools
@@ -24,6 +25,7 @@ from vaswani_transformer.convert.untrusted import (
     Plain,
     load_json,
     load_npy,
+    load_plain_pickle,
     load_torch,
     load_weights,
     plain_dict,
@@ -244,19 +246,101 @@ def test_json_that_is_broken_or_no_object_is_refused(tmp_path, content):
         load_json(tmp_path / "config.json")
 
 
-def test_an_array_of_objects_a_cut_one_and_an_archive_of_arrays_are_refused(tmp_path):
+def npy(shape: str, content: bytes, *, dtype: str = "<f4", version: bytes = b"\1\0") -> bytes:
+    """A .npy file whose header says anything."""
+    header = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    length = len(header).to_bytes(2 if version == b"\1\0" else 4, "little")
+    return b"\x93NUMPY" + version + length + header + content
+
+
+def test_an_array_comes_back_whatever_its_order_and_its_type(tmp_path):
+    for array in (np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6).reshape(2, 3)), np.float32(3)):
+        np.save(tmp_path / "a.npy", array)
+        np.testing.assert_array_equal(load_npy(tmp_path / "a.npy"), array, strict=True)
+
+
+def test_an_array_of_objects_and_an_archive_of_arrays_are_refused(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.array([Calls(os.mkdir, str(tmp_path / "ran"))], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="array must be a whole"):
+    with pytest.raises(ValueError, match=r"array must be a whole .* elements of object, not numbers"):
         load_npy(path)
     assert not (tmp_path / "ran").exists()
-    np.save(path, np.arange(1000.0))
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="array must be a whole"):
-        load_npy(path)
     np.savez(tmp_path / "b.npz", a=np.ones(3))
-    with pytest.raises(ValueError, match="archive of several"):
+    with pytest.raises(ValueError, match="array must be a whole"):
         load_npy(tmp_path / "b.npz")
+
+
+def test_an_array_cut_anywhere_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(50.0))
+    whole = (tmp_path / "a.npy").read_bytes()
+    for end in range(0, len(whole), 7):
+        (tmp_path / "cut.npy").write_bytes(whole[:end])
+        with pytest.raises(ValueError, match="array must be a whole"):
+            load_npy(tmp_path / "cut.npy")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (npy("(2,)", bytes(12)), r"12 bytes for the shape \(2,\) of float32, which takes 8"),
+        (npy("(4611686018427387904, 4)", bytes(0)), "takes 73786976294838206464"),  # 0 in 64 bits
+        (npy("(-1, -2)", bytes(8)), r"\(-1, -2\)"),
+        (npy("(0, 4)", b""), r"\(0, 4\)"),
+        (npy("(2,)", bytes(16), dtype="<U2"), "not numbers"),
+        (npy("(2,)", bytes(8), version=b"\2\0"), "version"),
+        (npy("(__import__('os').mkdir('ran'),)", bytes(8)), "array must be a whole"),
+        (npy("(" * 500, bytes(8)), "array must be a whole"),
+    ],
+)
+def test_an_array_that_is_not_what_its_header_claims_is_refused(tmp_path, monkeypatch, content, told):
+    monkeypatch.chdir(tmp_path)
+    Path("a.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=told):
+        load_npy("a.npy")
+    assert not Path("ran").exists()
+
+
+def test_a_pickle_of_plain_values_comes_back_and_any_call_is_refused(tmp_path):
+    plain = {"stoi": {"a": 0, "\n": 1}, "itos": {0: "a", 1: "\n"}, "vocab_size": 2, "more": (1.5, None, b"x", [True])}
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(plain))
+    assert load_plain_pickle(tmp_path / "meta.pkl") == plain
+    for function, argument in ((os.mkdir, str(tmp_path / "ran")), (eval, "1"), (set, ()), (bytearray, b"")):
+        (tmp_path / "meta.pkl").write_bytes(pickle.dumps({"stoi": Calls(function, argument)}))
+        with pytest.raises(ValueError, match=r"containers, strings and numbers alone; .* it names \S+"):
+            load_plain_pickle(tmp_path / "meta.pkl")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickle_cut_anywhere_is_refused(tmp_path):
+    whole = pickle.dumps({"stoi": {"a": 0, "b": 1}, "more": [1.5] * 9})
+    for end in range(len(whole)):
+        (tmp_path / "meta.pkl").write_bytes(whole[:end])
+        with pytest.raises(ValueError, match="a pickle must hold"):
+            load_plain_pickle(tmp_path / "meta.pkl")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_in_parts_are_read_by_their_index_and_a_missing_part_is_told(tmp_path, name):
+    for part, tensor in WEIGHTS.items():
+        save = save_file if name.endswith("safetensors") else torch.save
+        save({part: tensor}, tmp_path / f"{part}.part")
+    places = {part: f"{part}.part" for part in WEIGHTS}
+    (tmp_path / f"{name}.index.json").write_text(json.dumps({"weight_map": places}))
+    found = load_weights(tmp_path)
+    assert found.keys() == WEIGHTS.keys()
+    assert all(torch.equal(found[part], WEIGHTS[part]) for part in WEIGHTS)
+    (tmp_path / "b.part").unlink()
+    with pytest.raises(ValueError, match=r"must have all 2 files that .* without b\.part: is the download complete"):
+        load_weights(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["../a.part", "/tmp/a.part", "..\\a.part", "C:a.part", "sub/a.part", "", "..", "a\0"])
+def test_a_part_outside_the_folder_is_refused(tmp_path, part):
+    (tmp_path / "in").mkdir()
+    save_file(WEIGHTS, tmp_path / "a.part")
+    (tmp_path / "in" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": part}}))
+    with pytest.raises(ValueError, match="parts of a model must lie beside their index"):
+        load_weights(tmp_path / "in")
 
 
 def packed(path: Path, files: dict[str, bytes | tarfile.TarInfo]) -> Path:

@@ -36,8 +36,8 @@ class Source:
         dropped: names in the source that hold no weight of the model: buffers, the state of an optimiser.
         tokenizer: of ours or of transformers, None where the source has none.
         generation: settings for `generation_config`.
-        reference: the source's own code: logits [B, T, V] (of a model without a head its last hidden state [B, T, D])
-            of the inputs of our model's forward, -inf for what it never says; None where it cannot be imported.
+        reference: the source's own code: of the inputs of our model's forward what `logits_of` says of an output, -inf
+            for what it never says; None where it cannot be imported.
         absent: why there is no `reference`.
     """
 
@@ -161,9 +161,9 @@ def _difference(source: Source, made: Path) -> float | None:
     if source.reference is None:
         return None
     inputs = inputs_for(model.config)
-    output = model(**inputs)
-    got = output.logits if hasattr(output, "logits") else output[0]
-    expected = source.reference(inputs).float()
+    if source.model.__name__.endswith("MultipleChoice"):
+        inputs = {name: torch.stack((ids, ids.flip(1)), dim=1) for name, ids in inputs.items()}
+    got, expected = logits_of(model(**inputs)), source.reference(inputs).float()
     known = ~expected.isneginf()
     if bool((got[~known] > NEVER).any()):
         raise ValueError(f"what the source never says must stay so; got logits above {NEVER}")
@@ -175,6 +175,17 @@ def _difference(source: Source, made: Path) -> float | None:
             f"{difference:.2g} apart: the source has a setting that was not read"
         )
     return difference
+
+
+def logits_of(output: Any) -> Tensor:
+    """Returns an output's logits [B, T, V]; the last hidden state [B, T, D] where there is no head; two of any of
+    these, of two heads or beside what is pooled, as one row of numbers.
+    """
+    if output.get("logits") is not None:
+        return output["logits"]
+    names = ("last_hidden_state", "pooler_output", "prediction_logits", "seq_relationship_logits")
+    found = [output[name] for name in (*names, "start_logits", "end_logits") if output.get(name) is not None]
+    return found[0] if len(found) == 1 else torch.cat([tensor.flatten() for tensor in found])
 
 
 def inputs_for(config: Any) -> dict[str, Tensor]:

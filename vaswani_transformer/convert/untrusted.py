@@ -9,6 +9,8 @@ import bz2
 import gzip
 import json
 import lzma
+import math
+import pickle
 import re
 import shutil
 import tarfile
@@ -147,20 +149,54 @@ def _tensors(found: Any) -> Iterator[Tensor]:
 
 
 def load_weights(folder: str | Path) -> dict[str, Tensor]:
-    """Returns the weights in a folder of transformers: `model.safetensors`, or `pytorch_model.bin` of earlier days.
+    """Returns the weights in a folder of transformers: `model.safetensors`, or `pytorch_model.bin` of earlier days,
+    whole or in the parts that an index beside it names.
 
     Raises:
-        ValueError: neither is there, the file is broken, or holds more than tensors under names.
+        ValueError: neither is there, a part is missing or lies elsewhere, a file is broken, or holds more than tensors
+            under names.
     """
     folder = Path(folder)
-    if (path := folder / "model.safetensors").is_file():
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"weights must be a whole file of safetensors; got {path}: {error}") from error
-    if (path := folder / "pytorch_model.bin").is_file():
-        return state_dict(load_torch(path), path)
-    raise ValueError(f"a model's folder must hold model.safetensors or pytorch_model.bin, in one file; got {folder}")
+    for name, load in (("model.safetensors", _load_safetensors), ("pytorch_model.bin", _load_bin)):
+        if (path := folder / name).is_file():
+            return load(path)
+        if (index := folder / f"{name}.index.json").is_file():
+            found: dict[str, Tensor] = {}
+            for part in _parts(index):
+                found |= load(folder / part)
+            return found
+    raise ValueError(
+        f"a model's folder must hold model.safetensors or pytorch_model.bin, or the index of their parts; got {folder} "
+        "without any: weights of TensorFlow or Flax must be saved by transformers for PyTorch first"
+    )
+
+
+def _parts(index: Path) -> list[str]:
+    """The files that an index names, all of them there, beside it."""
+    names = load_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(part, str) for part in names.values()):
+        raise ValueError(f"{index.name} must say in weight_map which file holds each weight; got {index}")
+    parts = sorted(set(names.values()))
+    for part in parts:
+        if part in ("", "..") or "\0" in part or PureWindowsPath(part).name != part:
+            raise ValueError(f"the parts of a model must lie beside their index; got {part!r} in {index}")
+        if not (index.parent / part).is_file():
+            raise ValueError(
+                f"a model must have all {len(parts)} files that {index.name} names; got {index.parent} without {part}: "
+                "is the download complete?"
+            )
+    return parts
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"weights must be a whole file of safetensors; got {path}: {error}") from error
+
+
+def _load_bin(path: Path) -> dict[str, Tensor]:
+    return state_dict(load_torch(path), path)
 
 
 def state_dict(found: Any, path: str | Path) -> dict[str, Tensor]:
@@ -199,16 +235,50 @@ def load_npy(path: str | Path) -> np.ndarray:
     """Returns the array of a .npy file, mapped from the file: no more memory than is read.
 
     Raises:
-        ValueError: a file that is truncated, no array, or an array of Python's objects.
+        ValueError: a file that is truncated, longer than its array, no array, or an array of Python's objects.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            if version != (1, 0):  # headers of later ones may claim gigabytes; numbers never need one
+                raise ValueError(f"version {version} of the format, not (1, 0)")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            start = file.tell()
+        if dtype.kind not in "fiu":
+            raise ValueError(f"elements of {dtype}, not numbers")
+        claimed, held = math.prod(shape) * dtype.itemsize, path.stat().st_size - start
+        if min(shape, default=1) < 1 or claimed != held:
+            raise ValueError(f"{held} bytes for the shape {shape} of {dtype}, which takes {claimed}")
+        return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
+    except OSError:
+        raise
+    except Exception as error:  # numpy takes the header for a literal of Python, which fails in many ways
+        raise ValueError(f"an array must be a whole .npy file of numbers; got {path}: {error}") from error
+
+
+def load_plain_pickle(path: str | Path) -> Any:
+    """Returns what a pickle holds of Python's own containers, strings and numbers.
+
+    Raises:
+        ValueError: a file that is truncated, no pickle, or that names any class or function.
     """
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"an array must be a whole .npy file of numbers; got {path}: {error}") from error
-    if not isinstance(found, np.ndarray):
-        found.close()
-        raise ValueError(f"an array must be a whole .npy file of numbers; got {path}, an archive of several")
-    return found
+        with Path(path).open("rb") as file:
+            return _PlainUnpickler(file).load()
+    except OSError:
+        raise
+    except Exception as error:  # a broken pickle fails in any way, as in `load_torch`
+        raise ValueError(
+            f"a pickle must hold containers, strings and numbers alone; got {path}: {error or type(error).__name__}"
+        ) from error
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Finds no class and no function: there is nothing to call."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which could be run")
 
 
 def is_archive(path: str | Path) -> bool:
