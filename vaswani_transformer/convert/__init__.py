@@ -21,9 +21,12 @@ EXPORTS: dict[str, Callable[..., Path]] = {
 
 # What can be read: the module of each format, whose `read(source: Path) -> Source` is called.
 SOURCES: dict[str, str] = {
+    "bert": "bert",
     "fairseq": "fairseq",
     "fsmt": "fsmt",
+    "gpt2": "gpt2",
     "marian": "marian",
+    "openai-gpt": "openai_gpt",
     "opennmt-py": "opennmt",
     "torch": "nn_transformer",
 }

@@ -105,9 +105,7 @@ def filled(source: Source) -> PreTrainedModel:
     Raises:
         ValueError: weights that are missing, left over or of another shape, a vocabulary that they do not hold.
     """
-    dtypes = {tensor.dtype for tensor in source.weights.values() if tensor.is_floating_point()}
-    if len(dtypes) != 1:
-        raise ValueError(f"weights must be of one floating-point precision; got {sorted(map(str, dtypes))}")
+    dtype = precision(source.weights)
     tokens = 0 if source.tokenizer is None else len(source.tokenizer)
     if tokens > source.config.vocab_size:  # type: ignore[attr-defined]
         raise ValueError(
@@ -115,7 +113,7 @@ def filled(source: Source) -> PreTrainedModel:
             "is this the vocabulary the model was trained with?"
         )
     _check_places(source)
-    model: Any = source.model(source.config).eval().to(dtypes.pop())
+    model: Any = source.model(source.config).eval().to(dtype)
     own = model.state_dict(keep_vars=True)
     model.load_state_dict(source.weights, strict=False)
     for name, tensor in source.weights.items():
@@ -124,6 +122,18 @@ def filled(source: Source) -> PreTrainedModel:
     if model.can_generate():
         model.generation_config.update(**source.generation)
     return model
+
+
+def precision(weights: Mapping[str, Tensor]) -> torch.dtype:
+    """Returns the floating-point precision that weights have.
+
+    Raises:
+        ValueError: none, or several.
+    """
+    dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
+    if len(dtypes) != 1:
+        raise ValueError(f"weights must be of one floating-point precision; got {sorted(map(str, dtypes))}")
+    return dtypes.pop()
 
 
 def _check_places(source: Source) -> None:
@@ -162,7 +172,8 @@ def _difference(source: Source, made: Path) -> float | None:
         return None
     inputs = inputs_for(model.config)
     if source.model.__name__.endswith("MultipleChoice"):
-        inputs = {name: torch.stack((ids, ids.flip(1)), dim=1) for name, ids in inputs.items()}
+        ids = torch.stack((inputs["input_ids"], inputs["input_ids"].flip(1)), dim=1)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     got, expected = logits_of(model(**inputs)), source.reference(inputs).float()
     known = ~expected.isneginf()
     if bool((got[~known] > NEVER).any()):
