@@ -24,6 +24,7 @@ SOURCES: dict[str, str] = {
     "bert": "bert",
     "fairseq": "fairseq",
     "fsmt": "fsmt",
+    "google-bert": "google_bert",
     "gpt2": "gpt2",
     "marian": "marian",
     "openai-gpt": "openai_gpt",
