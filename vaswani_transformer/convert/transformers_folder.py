@@ -4,11 +4,12 @@ How those names become ours is said once, where `from_pretrained` of our models 
 (BERT's are ours). Of a folder's settings only fields that the models declare are taken: others may name code.
 """
 
+import copy
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -22,6 +23,7 @@ from .tokenizer_of_2018 import tokenizer_of_2018
 from .untrusted import load_json
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LABELS = ("id2label", "label2id", "problem_type")
 SWITCHES = ("position_embedding_type", "afn", *FIXED)  # not fields of ours, but read by our configurations
@@ -126,14 +128,19 @@ def as_ours(ours: type[PreTrainedModel], config: Any, weights: Mapping[str, Tens
         asked = sum(parameter.numel() for parameter in ours(config).parameters())
     if asked > 2 * held + 2**20:  # weights that are merely missing are told by their names, later
         raise ValueError(f"the weights must be those of the configuration; got {held} numbers for its {asked}")
-    found: tuple[Any, Any] = ours.from_pretrained(  # type: ignore[assignment]
-        None,
-        config=config,
-        state_dict=dict(weights),
-        dtype=dtype,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
+    apart = copy.deepcopy(config)
+    apart.tie_word_embeddings = False  # the two names of a tied weight are compared later, as every other reader's
+    try:
+        found: tuple[Any, Any] = ours.from_pretrained(  # type: ignore[assignment]
+            None,
+            config=apart,
+            state_dict=dict(weights),
+            dtype=dtype,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except RuntimeError as error:
+        raise ValueError(f"weights must be laid out as transformers has them; got others: {error}") from error
     model, told = found
     made = {name: tensor for name, tensor in model.state_dict().items() if name not in told["missing_keys"]}
     made |= {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape, _ in told["mismatched_keys"]}
@@ -192,11 +199,21 @@ def read_tokenizer(folder: Path, model_type: str) -> PreTrainedTokenizerBase | N
         )
     if outside := [key for key, value in settings.items() if key.endswith("_file") and isinstance(value, str)]:
         raise ValueError(f"a tokenizer's files must lie in its folder; got {outside[0]} in {path}")
+    tokenizer = whole(folder, lambda: TOKENIZERS[name.removesuffix("Fast")](folder))
+    tokenizer.init_kwargs.pop("auto_map", None)  # the place of code, which does not come along
+    return tokenizer
+
+
+def whole(folder: Path, make: Callable[[], T]) -> T:
+    """Returns what `make` makes of a folder's tokenizer files.
+
+    Raises:
+        ImportError: its own.
+        ValueError: any other error, which broken files lead to.
+    """
     try:
-        tokenizer = TOKENIZERS[name.removesuffix("Fast")](folder)
+        return make()
     except ImportError:
         raise
     except Exception as error:  # tokenizers, in Rust, raises this very class
         raise ValueError(f"a tokenizer's files must be whole; got {folder}: {error}") from error
-    tokenizer.init_kwargs.pop("auto_map", None)  # the place of code, which does not come along
-    return tokenizer

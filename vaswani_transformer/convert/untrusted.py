@@ -213,8 +213,8 @@ def state_dict(found: Any, path: str | Path) -> dict[str, Tensor]:
     return dict(found)
 
 
-def load_json(path: str | Path) -> dict[str, Any]:
-    """Returns the object in a JSON file.
+def load_json(path: str | Path, *, kind: type[Any] = dict) -> Any:
+    """Returns the object in a JSON file, or the list where `kind` is list.
 
     Raises:
         ValueError: the file is missing, broken, or holds something else.
@@ -226,8 +226,9 @@ def load_json(path: str | Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} must be a whole file of JSON; got {path}: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path.name} must hold names and values; got {type(found).__name__} in {path}")
+    if not isinstance(found, kind):
+        what = "names and values" if kind is dict else f"a {kind.__name__}"
+        raise ValueError(f"{path.name} must hold {what}; got {type(found).__name__} in {path}")
     return found
 
 
