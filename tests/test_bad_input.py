@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +157,27 @@ class Scene:
     def ctranslate2_model(self) -> Any:
         pytest.importorskip("ctranslate2", reason="needs CTranslate2, of the extra `ctranslate2`")
         return CTranslate2Transformer(self.saved())
+
+    def google_bert(
+        self, index_bytes: int | None = None, data_bytes: int | None = None, *, data: bool = True, **settings: Any
+    ) -> Any:
+        """One whose settings are changed, whose files are cut, whose numbers are missing."""
+        folder = shutil.copytree(Path(__file__).parent / "fixtures" / "google_bert", self.folder / "google")
+        told = json.loads((folder / "bert_config.json").read_text()) | settings
+        (folder / "bert_config.json").write_text(json.dumps({key: value for key, value in told.items() if value}))
+        for end, length in (("index", index_bytes), ("data-00000-of-00001", data_bytes)):
+            path = folder / f"bert_model.ckpt.{end}"
+            path.write_bytes(path.read_bytes()[:length])
+        if not data:
+            path.unlink()
+        return convert(folder, format="google-bert", out=self.folder / "out")
+
+    def with_larger_vocabulary(self) -> Any:
+        plain_model(self.gpt("ForCausalLM", norm_order="pre", vocab_size=257)).save_pretrained(self.folder / "theirs")
+        tokenizer = self.bytes()
+        tokenizer.add_tokens(["more"])
+        tokenizer.save_pretrained(self.folder / "theirs")
+        return convert(self.folder / "theirs", format="gpt2", out=self.folder / "out")
 
     def saved(self, **changes: Any) -> str:
         self.model(**changes).save_pretrained(self.folder / "model")
@@ -1187,6 +1209,99 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     "a number of heads that nothing tells": (
         lambda s: s.convert("torch", {"config.json": {"pad_token_id": 1}}),
         "the source must tell nhead, which no weight does",
+    ),
+    "a folder of another model of transformers": (
+        lambda s: s.convert("gpt2", {"config.json": {"model_type": "openai-gpt"}}),
+        r"of the format named, model_type 'gpt2' .*; got 'openai-gpt' in .*: is it of --from openai-gpt\?",
+    ),
+    "a file where transformers has a folder": (
+        lambda s: convert(s.write("model.safetensors", b""), format="bert", out=s.folder / "out"),
+        r"must be a folder that transformers wrote; got the file .*model\.safetensors",
+    ),
+    "a model without its weights": (
+        lambda s: s.convert("bert", {"config.json": {"model_type": "bert"}}),
+        "must hold model.safetensors or pytorch_model.bin, .*; got .* without any: weights of TensorFlow",
+    ),
+    "a model without one of its parts": (
+        lambda s: s.convert(
+            "gpt2",
+            {
+                "config.json": {"model_type": "gpt2"},
+                "model.safetensors.index.json": {"weight_map": {"wte.weight": "model-00001-of-00002.safetensors"}},
+            },
+        ),
+        r"must have all 1 files that .*; got .* without model-00001-of-00002\.safetensors: is the download complete",
+    ),
+    "a part of a model that lies elsewhere": (
+        lambda s: s.convert(
+            "gpt2",
+            {
+                "config.json": {"model_type": "gpt2"},
+                "model.safetensors.index.json": {"weight_map": {"wte.weight": "../secret"}},
+            },
+        ),
+        r"parts of a model must lie beside their index; got '\.\./secret'",
+    ),
+    "a head that ours has not": (
+        lambda s: s.convert(
+            "openai-gpt",
+            {
+                "config.json": {"model_type": "openai-gpt", "architectures": ["OpenAIGPTForRanking"]},
+            },
+        ),
+        "architectures must name one of OpenAIGPTModel, .*; got 'OpenAIGPTForRanking'",
+    ),
+    "a vocabulary that the weights do not hold": (
+        lambda s: s.with_larger_vocabulary(),
+        "a row for every token; got vocab_size=257, 258 tokens: is this the vocabulary the model was trained with",
+    ),
+    "a setting of Google's BERT that is missing": (
+        lambda s: s.google_bert(type_vocab_size=None),
+        r"bert_config\.json must say all of vocab_size, .*; got none of type_vocab_size",
+    ),
+    "an activation that Google's BERT has not": (
+        lambda s: s.google_bert(hidden_act="swish"),
+        "hidden_act must be one of Google's, gelu, relu, .*; got 'swish'",
+    ),
+    "Google's BERT without its settings": (
+        lambda s: s.convert("google-bert", {"bert_model.ckpt.index": ""}),
+        r"must have a file bert_config\.json; got .* without one",
+    ),
+    "Google's BERT without a checkpoint": (
+        lambda s: s.convert("google-bert", {}),
+        r"the \.index file of one checkpoint of TensorFlow; got none in",
+    ),
+    "an index of TensorFlow cut short": (
+        lambda s: s.google_bert(index_bytes=600),
+        r"must be a whole \.index file of TensorFlow's; got .*bert_model\.ckpt\.index: other last bytes",
+    ),
+    "a checkpoint of TensorFlow without its numbers": (
+        lambda s: s.google_bert(data=False),
+        "every file that its index names; got none called bert_model.ckpt.data-00000-of-00001: is the download",
+    ),
+    "numbers of TensorFlow cut short": (
+        lambda s: s.google_bert(data_bytes=6000),
+        "a checkpoint's files must be whole; got .*data-00000-of-00001 of 6000 bytes, .* ends at",
+    ),
+    "GPT-1 without a file": (
+        lambda s: s.convert("gpt1", {"params_shapes.json": [[2, 64], [3, 64], *[[64]] * 12]}),
+        r"the folder must hold params_0\.npy and those that follow; got .* without \[0\]",
+    ),
+    "GPT-1 with shapes of something else": (
+        lambda s: s.convert("gpt1", {"params_shapes.json": [[2, 64], [3, 64]]}),
+        "must list 2 tables and 12 shapes a layer; got 2 in",
+    ),
+    "a checkpoint that is not nanoGPT's": (
+        lambda s: s.convert("nanogpt", {"ckpt.pt": {"state": {}}}),
+        r"nanoGPT has model and model_args; got .*ckpt\.pt without: is it of this format",
+    ),
+    "a setting of nanoGPT that is missing": (
+        lambda s: s.convert("nanogpt", {"ckpt.pt": {"model": {}, "model_args": {"n_layer": 2}}}),
+        "model_args must say n_layer, .*; got none of n_head, n_embd, block_size, vocab_size, bias in",
+    ),
+    "nanoGPT without a checkpoint": (
+        lambda s: s.convert("nanogpt", {"model.pt": {}}),
+        r"the folder must hold nanoGPT's ckpt\.pt; got .* without it",
     ),
     # Optimiser, checkpoints, log, scores.
     "an unknown optimiser": (
