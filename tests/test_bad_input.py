@@ -1212,7 +1212,7 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     ),
     "a folder of another model of transformers": (
         lambda s: s.convert("gpt2", {"config.json": {"model_type": "openai-gpt"}}),
-        r"of the format named, model_type 'gpt2' .*; got 'openai-gpt' in .*: is it of --from openai-gpt\?",
+        r"of the format named, model_type 'gpt2' .*; got 'openai-gpt' in .*: it is of --from openai-gpt",
     ),
     "a file where transformers has a folder": (
         lambda s: convert(s.write("model.safetensors", b""), format="bert", out=s.folder / "out"),

@@ -343,7 +343,9 @@ def test_of_several_checkpoints_the_one_named_is_read(tmp_path):
 
 
 def test_keys_over_many_blocks_are_read(tmp_path):
-    many = {f"bert/{number:x}/{'x' * (number % 90)}": np.float32([number]) for number in range(1000)}
+    many: dict[str, np.ndarray] = {
+        f"bert/{number:x}/{'x' * (number % 90)}": np.array([number], np.float32) for number in range(1000)
+    }
     entries = read_index(write(tmp_path / "in", many, a_block=7) / "bert_model.ckpt.index")
     assert {name: float(value) for name, value in read_tensors(entries).items()} == {n: x[0] for n, x in many.items()}
 

@@ -113,7 +113,8 @@ def filled(source: Source) -> PreTrainedModel:
             "is this the vocabulary the model was trained with?"
         )
     _check_places(source)
-    model: Any = source.model(source.config).eval().to(dtype)
+    model: Any = source.model(source.config)
+    model = model.eval().to(dtype)
     own = model.state_dict(keep_vars=True)
     model.load_state_dict(source.weights, strict=False)
     for name, tensor in source.weights.items():

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 LABELS = ("id2label", "label2id", "problem_type")
 SWITCHES = ("position_embedding_type", "afn", *FIXED)  # not fields of ours, but read by our configurations
+FORMATS = ("bert", "fsmt", "gpt2", "marian", "openai-gpt")  # of these model types
 SETTINGS = ("_from_model_config", "transformers_version")  # of generation_config.json, none for generating
 TOKENIZERS: dict[str, Callable[[Path], PreTrainedTokenizerBase]] = {
     "BertTokenizer": lambda folder: VaswaniBertTokenizer.from_pretrained(folder, local_files_only=True),
@@ -48,9 +49,10 @@ def read_settings(folder: Path, model_type: str) -> dict[str, Any]:
         raise ValueError(f"the source must be a folder that transformers wrote; got the file {folder}")
     settings = load_json(folder / "config.json")
     if (got := settings.get("model_type")) != model_type:
+        hint = f": it is of --from {got}" if got in FORMATS else ""
         raise ValueError(
             f"the source must be of the format named, model_type {model_type!r} in config.json; got {got!r} in "
-            f"{folder}: is it of --from {got}?"
+            f"{folder}{hint}"
         )
     names = settings.get("architectures")
     if names is not None and not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
