@@ -214,6 +214,7 @@ def changed(**values: Any) -> dict[str, Any]:
     ("arguments", "told"),
     [
         (changed(bias=None), r"model_args must say n_layer.*; got none of bias in .*ckpt\.pt"),
+        (changed(bias="no"), "whether there is a bias, True or False; got 'no'"),
         (changed(n_layer=10**9), "every layer must have its weights; got 1000000000 layers"),
         (changed(n_layer="2"), "every layer must have its weights; got 2 layers"),
         (changed(vocab_size=10**12), "weights must be those of the configuration"),

@@ -347,6 +347,42 @@ def test_a_head_or_a_setting_that_ours_has_not_is_told(tmp_path):
         convert(folder, format="gpt2", out=tmp_path / "ours")
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("gpt2", {"id2label": 3}),
+        ("gpt2", {"summary_type": 4}),
+        ("gpt2", {"eos_token_id": "a"}),
+        ("openai-gpt", {"afn": ["a"]}),
+        ("bert", {"hidden_act": ["gelu"]}),
+    ],
+)
+def test_a_setting_of_another_type_is_told(tmp_path, kind, changes):
+    edited(saved(stock(kind, "Model"), tmp_path / "theirs"), **changes)
+    with pytest.raises(ValueError, match=r"config\.json must be that of a model of ours; got .*theirs: "):
+        convert(tmp_path / "theirs", format=kind, out=tmp_path / "ours")
+
+
+def test_settings_of_generation_overwrite_no_function_and_broken_ones_are_told(tmp_path):
+    folder = saved(stock("gpt2", "LMHeadModel"), tmp_path / "theirs")
+    settings = {
+        "do_sample": True,
+        "top_k": 5,
+        "validate": 3,
+        "update": "x",
+        "custom_generate": "a/b",
+        "watermarking_config": 3,
+    }
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    convert(folder, format="gpt2", out=tmp_path / "ours")
+    made = json.loads((tmp_path / "ours" / "generation_config.json").read_text())
+    assert made["top_k"] == 5
+    assert not made.keys() & (settings.keys() - {"do_sample", "top_k"})
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": False, "temperature": -1.0}))
+    with pytest.raises(ValueError, match=r"generation_config\.json must be one that transformers writes again"):
+        convert(folder, format="gpt2", out=tmp_path / "again")
+
+
 @pytest.mark.parametrize("content", ["", "{}", '{"model": 3}', '{"model": {"type": "BPE", "vocab": {"a": -1}}}'])
 @pytest.mark.parametrize("kind", ["gpt2", "openai-gpt", "bert"])
 def test_a_tokenizer_file_that_is_broken_is_told(tmp_path, kind, content):

@@ -59,9 +59,9 @@ def read(source: Path) -> Source:
     settings = load_json(index.with_name("bert_config.json"))
     if missing := [name for name in FIELDS if name not in settings]:
         raise ValueError(f"bert_config.json must say all of {', '.join(FIELDS)}; got none of {', '.join(missing)}")
-    if settings["hidden_act"] not in ACTIVATIONS:
+    if (activation := str(settings["hidden_act"])) not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
-        raise ValueError(f"hidden_act must be one of Google's, {known}; got {settings['hidden_act']!r}")
+        raise ValueError(f"hidden_act must be one of Google's, {known}; got {activation!r}")
     entries = read_index(index)
     if not any(name.startswith("bert/") for name in entries):
         raise ValueError(
@@ -81,7 +81,7 @@ def read(source: Path) -> Source:
         fields["num_labels"] = len(weights["classifier.weight"])
     return Source(
         model=model,
-        config=VaswaniBertConfig(**{**fields, "hidden_act": ACTIVATIONS[settings["hidden_act"]]}),
+        config=VaswaniBertConfig(**{**fields, "hidden_act": ACTIVATIONS[activation]}),
         weights=weights,
         dropped=tuple(dropped),
         tokenizer=_tokenizer(index.with_name("vocab.txt")),

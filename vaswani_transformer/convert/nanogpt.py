@@ -53,6 +53,10 @@ def read(source: Path) -> Source:
         raise ValueError(
             f"model_args must say {', '.join((*FIELDS, 'bias'))}; got none of {', '.join(missing)} in {path}"
         )
+    if not isinstance(arguments["bias"], bool):
+        raise ValueError(
+            f"model_args must say whether there is a bias, True or False; got {arguments['bias']!r} in {path}"
+        )
     tensors = {name.removeprefix(COMPILED): x for name, x in state_dict(found["model"], path).items()}
     tensors, buffers = without(tensors, VaswaniGPTForCausalLM._keys_to_ignore_on_load_unexpected or ())
     check_layers(arguments["n_layer"], tensors)

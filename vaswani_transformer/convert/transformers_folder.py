@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 import transformers
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..models import VaswaniBertTokenizer, VaswaniGPT2Tokenizer
 from ..models.configuration_gpt import FIXED
@@ -28,7 +28,9 @@ T = TypeVar("T")
 LABELS = ("id2label", "label2id", "problem_type")
 SWITCHES = ("position_embedding_type", "afn", *FIXED)  # not fields of ours, but read by our configurations
 FORMATS = ("bert", "fsmt", "gpt2", "marian", "openai-gpt")  # of these model types
-SETTINGS = ("_from_model_config", "transformers_version")  # of generation_config.json, none for generating
+# Of generation_config.json: no settings, and those that are objects of transformers'.
+OBJECTS = ("_from_model_config", "transformers_version", "watermarking_config", "compile_config", "cache_config")
+SETTINGS_RULE = "config.json must be that of a model of ours"
 TOKENIZERS: dict[str, Callable[[Path], PreTrainedTokenizerBase]] = {
     "BertTokenizer": lambda folder: VaswaniBertTokenizer.from_pretrained(folder, local_files_only=True),
     "GPT2Tokenizer": lambda folder: VaswaniGPT2Tokenizer.from_pretrained(folder, local_files_only=True),
@@ -88,19 +90,29 @@ def read_folder(
     weights, dropped = without(weights, [*drop, *(ours._keys_to_ignore_on_load_unexpected or ())])
     made: Any = ours.config_class
     known = {*made.__annotations__, *made.attribute_map, *LABELS, *SWITCHES, "model_type"}
-    config = made.from_dict({name: value for name, value in settings.items() if name in known} | fields)
-    generation = {}
-    if (folder / "generation_config.json").is_file():
-        generation = load_json(folder / "generation_config.json")
+    fields = {name: value for name, value in settings.items() if name in known} | fields
+    config = whole(folder, lambda: made.from_dict(fields), rule=SETTINGS_RULE)
     return Source(
         model=ours,
         config=config,
         weights=as_ours(ours, config, weights),
         dropped=dropped,
         tokenizer=read_tokenizer(folder, settings["model_type"]),
-        generation={name: value for name, value in generation.items() if name not in SETTINGS},
-        reference=reference(stock, settings, weights),
+        generation=_generation(folder),
+        reference=whole(folder, lambda: reference(stock, settings, weights), rule=SETTINGS_RULE),
     )
+
+
+def _generation(folder: Path) -> dict[str, Any]:
+    """What generation_config.json says of settings that transformers has: others would overwrite its functions."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return {}
+    found, known = load_json(path), GenerationConfig().to_dict()
+    found = {name: value for name, value in found.items() if name in known and name not in OBJECTS}
+    rule = "generation_config.json must be one that transformers writes again (mend it, or convert a copy without it)"
+    whole(folder, lambda: GenerationConfig(**found).validate(strict=True), rule=rule)
+    return found
 
 
 def without(weights: Mapping[str, Tensor], patterns: Iterable[str]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -206,16 +218,16 @@ def read_tokenizer(folder: Path, model_type: str) -> PreTrainedTokenizerBase | N
     return tokenizer
 
 
-def whole(folder: Path, make: Callable[[], T]) -> T:
-    """Returns what `make` makes of a folder's tokenizer files.
+def whole(folder: Path, make: Callable[[], T], *, rule: str = "a tokenizer's files must be whole") -> T:
+    """Returns what `make` makes of a folder's files.
 
     Raises:
         ImportError: its own.
-        ValueError: any other error, which broken files lead to.
+        ValueError: any other error, which broken files lead to, behind the rule.
     """
     try:
         return make()
     except ImportError:
         raise
-    except Exception as error:  # tokenizers, in Rust, raises this very class
-        raise ValueError(f"a tokenizer's files must be whole; got {folder}: {error}") from error
+    except Exception as error:  # tokenizers, in Rust, raises this very class, checks of configurations several
+        raise ValueError(f"{rule}; got {folder}: {' '.join(str(error).split())}") from error
