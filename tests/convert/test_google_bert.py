@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 import vaswani_transformer
 from vaswani_transformer.convert import convert, google_bert
+from vaswani_transformer.convert.crc32c import masked
 from vaswani_transformer.convert.tensor_bundle import read_index, read_tensors
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "google_bert"
@@ -80,7 +81,9 @@ def message(**fields: int | bytes) -> bytes:
     made = b""
     for name, value in fields.items():
         number = int(name[1:])
-        if isinstance(value, int):
+        if number == 6 and isinstance(value, int):
+            made += varint(number << 3 | 5) + value.to_bytes(4, "little")
+        elif isinstance(value, int):
             made += varint(number << 3) + varint(value)
         else:
             made += varint(number << 3 | 2) + varint(len(value)) + value
@@ -131,7 +134,8 @@ def table(pairs: list[tuple[bytes, bytes]], *, a_block: int = 50, kind: int = 0)
 def entry(array: np.ndarray, offset: int, *, part: int = 0, **changes: int | bytes) -> bytes:
     dims = b"".join(message(f2=message(f1=size)) for size in array.shape)
     kind = TYPES[array.dtype.name]
-    return message(**{"f1": kind, "f2": dims, "f3": part, "f4": offset, "f5": array.nbytes, **changes})
+    crc = crc32c(array.tobytes())
+    return message(**{"f1": kind, "f2": dims, "f3": part, "f4": offset, "f5": array.nbytes, "f6": crc, **changes})
 
 
 def write(folder: Path, arrays: dict[str, np.ndarray], *, parts: int = 1, **options: Any) -> Path:
@@ -309,7 +313,8 @@ def test_bfloat16_is_read(tmp_path):
     folder = write(tmp_path / "in", {"a": np.zeros((2, 2), np.float16)})
     x = torch.tensor([[1.5, -2], [3e38, 1e-30]], dtype=torch.bfloat16)
     (folder / "bert_model.ckpt.data-00000-of-00001").write_bytes(x.view(torch.uint8).numpy().tobytes())
-    pair = (b"a", entry(np.zeros((2, 2), np.float16), 0, f1=14))
+    crc = crc32c(x.view(torch.uint8).numpy().tobytes())
+    pair = (b"a", entry(np.zeros((2, 2), np.float16), 0, f1=14, f6=crc))
     (folder / "bert_model.ckpt.index").write_bytes(table([(b"", message(f1=1)), pair]))
     assert torch.equal(read_tensors(read_index(folder / "bert_model.ckpt.index"))["a"], x)
 
@@ -367,6 +372,27 @@ def test_any_byte_of_an_index_changed_is_noticed(tmp_path):
         index.write_bytes(whole[:place] + bytes([whole[place] ^ 5]) + whole[place + 1 :])
         with pytest.raises(ValueError, match=r"a whole \.index file"):
             read_index(index)
+
+
+def test_any_byte_of_a_weight_changed_is_noticed(tmp_path):
+    shutil.copytree(FIXTURE, tmp_path / "in")
+    data = tmp_path / "in" / "bert_model.ckpt.data-00000-of-00001"
+    whole = data.read_bytes()
+    for place in range(0, len(whole) - 8, 397):  # the last eight are the step's
+        data.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"checksum of its index; got another for (bert|cls)/.*was altered"):
+            convert(tmp_path / "in", format="google-bert", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 4, 63, 64, 65, 1000, 4096, 40_001])
+def test_the_checksum_is_that_of_a_bit_by_bit_one(length):
+    data = np.random.default_rng(length).integers(0, 256, length, dtype=np.uint8).tobytes()
+    assert masked(data) == crc32c(data)
+
+
+def test_the_checksum_of_rfc_3720():
+    crc = 0x8A9136AA  # of 32 zeros, appendix B.4
+    assert masked(bytes(32)) == ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
 
 
 def test_any_bytes_in_the_place_of_a_message_or_a_footer_are_read_or_refused(tmp_path):

@@ -56,12 +56,7 @@ def read(source: Path) -> Source:
         ValueError: files that are missing or broken, settings that are missing, another model's checkpoint.
     """
     index = _index_of(source)
-    settings = load_json(index.with_name("bert_config.json"))
-    if missing := [name for name in FIELDS if name not in settings]:
-        raise ValueError(f"bert_config.json must say all of {', '.join(FIELDS)}; got none of {', '.join(missing)}")
-    if (activation := str(settings["hidden_act"])) not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise ValueError(f"hidden_act must be one of Google's, {known}; got {activation!r}")
+    settings = _settings(index.with_name("bert_config.json"))
     entries = read_index(index)
     if not any(name.startswith("bert/") for name in entries):
         raise ValueError(
@@ -76,12 +71,11 @@ def read(source: Path) -> Source:
     weights = {our_name(name): x.t().contiguous() if name.endswith("/kernel") else x for name, x in tensors.items()}
     if model is VaswaniBertModel:
         weights = {name.removeprefix("bert."): tensor for name, tensor in weights.items()}
-    fields: dict[str, Any] = {name: settings[name] for name in FIELDS}
     if model is VaswaniBertForSequenceClassification:
-        fields["num_labels"] = len(weights["classifier.weight"])
+        settings["num_labels"] = len(weights["classifier.weight"])
     return Source(
         model=model,
-        config=VaswaniBertConfig(**{**fields, "hidden_act": ACTIVATIONS[activation]}),
+        config=VaswaniBertConfig(**settings),
         weights=weights,
         dropped=tuple(dropped),
         tokenizer=_tokenizer(index.with_name("vocab.txt")),
@@ -96,6 +90,17 @@ def our_name(name: str) -> str:
     scope, _, end = name.rpartition("/")
     end = f"{end}.weight" if end.endswith("_embeddings") else ENDS.get(end, end)
     return re.sub(r"layer_(\d+)", r"layer.\1", f"{scope}.{end}".replace("/", "."))
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Fields of our configuration."""
+    found = load_json(path)
+    if missing := [name for name in FIELDS if name not in found]:
+        raise ValueError(f"bert_config.json must say all of {', '.join(FIELDS)}; got none of {', '.join(missing)}")
+    if (activation := str(found["hidden_act"])) not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ValueError(f"hidden_act must be one of Google's, {known}; got {activation!r}")
+    return {**{name: found[name] for name in FIELDS}, "hidden_act": ACTIVATIONS[activation]}
 
 
 def _index_of(source: Path) -> Path:

@@ -45,18 +45,8 @@ def read(source: Path) -> Source:
     path = source / "ckpt.pt" if source.is_dir() else source
     if not path.is_file():
         raise ValueError(f"the folder must hold nanoGPT's ckpt.pt; got {source} without it")
-    found = load_torch(path)
-    arguments = found.get("model_args") if isinstance(found, dict) else None
-    if not isinstance(arguments, dict) or "model" not in found:
-        raise ValueError(f"a checkpoint of nanoGPT has model and model_args; got {path} without: is it of this format?")
-    if missing := [name for name in (*FIELDS, "bias") if name not in arguments]:
-        raise ValueError(
-            f"model_args must say {', '.join((*FIELDS, 'bias'))}; got none of {', '.join(missing)} in {path}"
-        )
-    if not isinstance(arguments["bias"], bool):
-        raise ValueError(
-            f"model_args must say whether there is a bias, True or False; got {arguments['bias']!r} in {path}"
-        )
+    found = _checked(path)
+    arguments = found["model_args"]
     tensors = {name.removeprefix(COMPILED): x for name, x in state_dict(found["model"], path).items()}
     tensors, buffers = without(tensors, VaswaniGPTForCausalLM._keys_to_ignore_on_load_unexpected or ())
     check_layers(arguments["n_layer"], tensors)
@@ -73,6 +63,23 @@ def read(source: Path) -> Source:
         tokenizer=tokenizer,
         absent="nanoGPT is a script that cannot be imported",
     )
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """The checkpoint, with a model and all its settings."""
+    found = load_torch(path)
+    arguments = found.get("model_args") if isinstance(found, dict) else None
+    if not isinstance(arguments, dict) or "model" not in found:
+        raise ValueError(f"a checkpoint of nanoGPT has model and model_args; got {path} without: is it of this format?")
+    if missing := [name for name in (*FIELDS, "bias") if name not in arguments]:
+        raise ValueError(
+            f"model_args must say {', '.join((*FIELDS, 'bias'))}; got none of {', '.join(missing)} in {path}"
+        )
+    if not isinstance(arguments["bias"], bool):
+        raise ValueError(
+            f"model_args must say whether there is a bias, True or False; got {arguments['bias']!r} in {path}"
+        )
+    return found
 
 
 def _config(arguments: Mapping[str, Any], end: Any) -> VaswaniGPTConfig:

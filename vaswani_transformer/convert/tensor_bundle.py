@@ -2,8 +2,8 @@
 
 The index is a table of LevelDB's format, uncompressed: blocks of sorted keys, each after the prefix that it shares with
 the one before it, found by one more block that a footer points at. A key is a weight's name, its value a message of
-protocol buffers (tensor_bundle.proto of TensorFlow) that says where the numbers are. The blocks' checksums are
-compared, those of the numbers are not; every size is held against the files before memory is taken.
+protocol buffers (tensor_bundle.proto of TensorFlow) that says where the numbers are. Checksums are compared, of the
+blocks and of the numbers; every size is held against the files before memory is taken.
 """
 
 import math
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from .crc32c import masked
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 FOOTER, TRAILER = 48, 5  # bytes: behind all blocks; behind each, its kind of compression and its checksum
@@ -32,6 +34,7 @@ class Entry:
         size: bytes.
         dtype: TensorFlow's number for the type.
         shape: the tensor's.
+        checksum: of the bytes.
         sliced: whether they are in parts, under names of their own.
     """
 
@@ -40,6 +43,7 @@ class Entry:
     size: int
     dtype: int
     shape: tuple[int, ...]
+    checksum: int
     sliced: bool
 
 
@@ -76,7 +80,8 @@ def read_tensors(entries: Mapping[str, Entry]) -> dict[str, Tensor]:
         entries: of one checkpoint, of its floating-point numbers.
 
     Raises:
-        ValueError: a file that is missing or too short, other types, tensors in parts, more than the files hold.
+        ValueError: a file that is missing, too short or altered, other types, tensors in parts, more than the files
+            hold.
     """
     files = {entry.file for entry in entries.values()}
     if absent := sorted(file.name for file in files if not file.is_file()):
@@ -89,7 +94,7 @@ def read_tensors(entries: Mapping[str, Entry]) -> dict[str, Tensor]:
         _check(name, entry, lengths[entry.file])
     if (asked := sum(entry.size for entry in entries.values())) > sum(lengths.values()):
         raise ValueError(f"a checkpoint must hold what it claims; got {asked} bytes in {sum(lengths.values())}")
-    return {name: _read(entry) for name, entry in entries.items()}
+    return {name: _read(name, entry) for name, entry in entries.items()}
 
 
 def _check(name: str, entry: Entry, length: int) -> None:
@@ -107,11 +112,15 @@ def _check(name: str, entry: Entry, length: int) -> None:
         )
 
 
-def _read(entry: Entry) -> Tensor:
+def _read(name: str, entry: Entry) -> Tensor:
     data = bytearray(entry.size)
     with entry.file.open("rb") as file:
         file.seek(entry.offset)
         file.readinto(data)
+    if masked(data) != entry.checksum:
+        raise ValueError(
+            f"a weight must have the checksum of its index; got another for {name}: {entry.file} was altered"
+        )
     return torch.frombuffer(data, dtype=DTYPES[entry.dtype]).reshape(entry.shape)
 
 
@@ -136,6 +145,7 @@ def _entries(index: Path, found: Mapping[bytes, bytes]) -> dict[str, Entry]:
             size=_number(fields, 5),
             dtype=_number(fields, 1),
             shape=tuple(_number(dim, 1) for dim in dims),
+            checksum=int.from_bytes(b"".join(_bytes(value) for value in fields.get(6, [])[-1:]), "little"),
             sliced=7 in fields,
         )
     return entries
@@ -168,7 +178,7 @@ def _block(data: bytes, offset: int, size: int) -> bytes:
         raise ValueError(
             "compressed blocks: save the checkpoint by any TensorFlow again, which leaves them as they are"
         )
-    if _checksum(data[offset : end + 1]) != int.from_bytes(data[end + 1 : end + TRAILER], "little"):
+    if masked(data[offset : end + 1]) != int.from_bytes(data[end + 1 : end + TRAILER], "little"):
         raise ValueError(f"another checksum at byte {end + 1}: the file was altered")
     return data[offset:end]
 
@@ -221,24 +231,3 @@ def _bytes(value: int | bytes) -> bytes:
     if isinstance(value, int):
         raise ValueError("a number where a message is due")
     return value
-
-
-def _table() -> list[int]:
-    made = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-        made.append(byte)
-    return made
-
-
-REMAINDERS = _table()  # of CRC-32C, Castagnoli's polynomial
-
-
-def _checksum(data: bytes) -> int:
-    """CRC-32C, turned and shifted as LevelDB stores it."""
-    remainder = 0xFFFFFFFF
-    for byte in data:
-        remainder = remainder >> 8 ^ REMAINDERS[(remainder ^ byte) & 255]
-    remainder ^= 0xFFFFFFFF
-    return ((remainder >> 15 | remainder << 17) + 0xA282EAD8) & 0xFFFFFFFF
