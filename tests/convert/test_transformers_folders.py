@@ -1,6 +1,7 @@
 """Folders of transformers' BERT, GPT-2 and OpenAI-GPT become ours: every number, the same logits, nothing run."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,15 @@ def test_the_verb_tells_what_was_mapped_and_how_near_the_logits_are(tmp_path, ca
     ]
     assert lines[2].startswith("logits equal to the source's own code to ")
     assert lines[3] == str(tmp_path / "ours")
+
+
+def test_no_report_of_transformers_says_that_a_weight_is_drawn_anew(tmp_path, caplog, monkeypatch):
+    for name in ("transformers", "transformers.modeling_utils", "transformers.utils.loading_report"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    with caplog.at_level(logging.WARNING):
+        theirs = saved(stock("gpt2", "LMHeadModel"), tmp_path / "theirs")
+        convert(theirs, format="gpt2", out=tmp_path / "ours")
+    assert "lm_head.weight" not in caplog.text
 
 
 # --- what a stranger's folder may not do -----------------------------------------------------------------------------
