@@ -9,7 +9,10 @@ EPILOG = """examples:
   vaswani convert model_step_100000.pt --from opennmt-py --out converted
   vaswani convert my-model --from torch --out converted
   vaswani convert uncased_L-2_H-128_A-2 --from google-bert --out converted
+  vaswani convert bert-base-cased --from bert --out converted
   vaswani convert gpt2-medium --from gpt2 --out converted
+  vaswani convert openai-gpt --from openai-gpt --out converted
+  vaswani convert finetune-transformer-lm/model --from gpt1 --out converted
   vaswani convert out-shakespeare-char/ckpt.pt --from nanogpt --out converted
 
 Nothing in the source is run: pickles are read by an allow-list. Every weight must find its place, and what is written

@@ -14,8 +14,9 @@ from transformers import AutoTokenizer, BertConfig, BertTokenizer, GPT2Config, O
 
 import vaswani_transformer
 from vaswani_cli import main
+from vaswani_cli.convert import EPILOG
 from vaswani_transformer import VaswaniBertTokenizer, VaswaniGPT2Tokenizer
-from vaswani_transformer.convert import convert, export_to_transformers
+from vaswani_transformer.convert import SOURCES, convert, export_to_transformers
 from vaswani_transformer.data.gpt_inputs import add_special_tokens
 from vaswani_transformer.models import FAMILIES
 
@@ -272,6 +273,11 @@ def test_the_verb_tells_what_was_mapped_and_how_near_the_logits_are(tmp_path, ca
     ]
     assert lines[2].startswith("logits equal to the source's own code to ")
     assert lines[3] == str(tmp_path / "ours")
+
+
+def test_the_help_shows_every_format():
+    shown = {line.split("--from ")[1].split()[0] for line in EPILOG.splitlines() if "--from" in line}
+    assert shown == set(SOURCES)
 
 
 def test_no_report_of_transformers_says_that_a_weight_is_drawn_anew(tmp_path, caplog, monkeypatch):
