@@ -477,6 +477,12 @@ def test_an_unknown_weight_and_a_missing_one_are_named(tmp_path):
         convert(write(tmp_path / "in", variables), format="google-bert", out=tmp_path / "out")
 
 
+def test_two_variables_of_one_name_are_refused(tmp_path):
+    variables = arrays() | {"bert/pooler/dense/gamma": np.ones((D, D), np.float32)}
+    with pytest.raises(ValueError, match="a name of its own among ours; got two of one name"):
+        convert(write(tmp_path / "in", variables), format="google-bert", out=tmp_path / "out")
+
+
 def test_sizes_that_the_settings_claim_are_not_believed(tmp_path):
     folder = write(tmp_path / "in", arrays())
     for field, value in (("num_hidden_layers", 10**9), ("vocab_size", 10**12), ("intermediate_size", 10**12)):

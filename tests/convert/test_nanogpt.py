@@ -230,6 +230,12 @@ def test_settings_that_are_missing_or_not_those_of_the_weights_are_told(tmp_path
         convert(folder, format="nanogpt", out=tmp_path / "out")
 
 
+def test_a_weight_that_is_there_twice_is_refused(tmp_path):
+    found = weights(bias=True) | {"_orig_mod.lm_head.weight": torch.randn(V, D)}
+    with pytest.raises(ValueError, match=r"must have each weight once; got some with '_orig_mod\.' before them"):
+        convert(saved(tmp_path / "in", found, bias=True), format="nanogpt", out=tmp_path / "out")
+
+
 def test_another_output_matrix_than_the_embeddings_is_refused(tmp_path):
     found = weights(bias=True) | {"lm_head.weight": torch.randn(V, D)}
     with pytest.raises(ValueError, match="tied weights must be equal; got other numbers for"):

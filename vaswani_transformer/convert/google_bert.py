@@ -69,6 +69,8 @@ def read(source: Path) -> Source:
         dropped += [name for name in entries if name.startswith("bert/pooler/")]  # made by its code, and not read
     tensors = read_tensors({name: entry for name, entry in entries.items() if name not in dropped})
     weights = {our_name(name): x.t().contiguous() if name.endswith("/kernel") else x for name, x in tensors.items()}
+    if len(weights) < len(tensors):
+        raise ValueError(f"every variable must have a name of its own among ours; got two of one name in {index}")
     if model is VaswaniBertModel:
         weights = {name.removeprefix("bert."): tensor for name, tensor in weights.items()}
     if model is VaswaniBertForSequenceClassification:

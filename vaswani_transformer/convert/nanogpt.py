@@ -48,6 +48,10 @@ def read(source: Path) -> Source:
     found = _checked(path)
     arguments = found["model_args"]
     tensors = {name.removeprefix(COMPILED): x for name, x in state_dict(found["model"], path).items()}
+    if len(tensors) < len(found["model"]):
+        raise ValueError(
+            f"a model must have each weight once; got some with {COMPILED!r} before them and without in {path}"
+        )
     tensors, buffers = without(tensors, VaswaniGPTForCausalLM._keys_to_ignore_on_load_unexpected or ())
     check_layers(arguments["n_layer"], tensors)
     tokenizer = _tokenizer(path)
