@@ -29,7 +29,7 @@ def main(run: str, name: str) -> None:
         raise SystemExit(f"the name must be one of {', '.join(EMBEDDED)}; got {name}")
     out = FOLDER / name
     shutil.rmtree(out, ignore_errors=True)
-    (name_of_class,) = AutoConfig.from_pretrained(run).architectures
+    name_of_class = (AutoConfig.from_pretrained(run).architectures or [""])[0]
     model = getattr(models, name_of_class).from_pretrained(run, dtype=torch.float32)
     assert not model.__class__.__module__.startswith("transformers_modules")
     model.half()

@@ -31,7 +31,7 @@ from vaswani_transformer.viewing.attention_maps import MOST_TOKENS, attention_ma
 WORDS = ["<pad>", "</s>", "<unk>", *"abcdefgh"]
 TEXT, TARGET = "a b c", "d e"
 SMALL: dict[str, Any] = {"vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-STACKS = {
+STACKS: dict[str, Any] = {
     f"{stack}_{name}": number for stack in ("encoder", "decoder") for name, number in (("layers", 2), ("ffn_dim", 8))
 }
 
@@ -53,7 +53,7 @@ def transformer() -> Any:
 
 
 def marian() -> Any:
-    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    heads: dict[str, Any] = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
     config = MarianConfig(
         vocab_size=len(WORDS), d_model=16, **heads, **STACKS, pad_token_id=0, decoder_start_token_id=0
     )

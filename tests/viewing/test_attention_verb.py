@@ -1,6 +1,7 @@
 """`vaswani attention` from a folder to a file."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,12 @@ from vaswani_transformer import VaswaniBertConfig, VaswaniBertForPreTraining, Va
 def folder(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("bert")
     tokenizer = VaswaniBertTokenizer.train(["the cat eats its fish"] * 4, vocab_size=40)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+    }
     VaswaniBertForPreTraining(VaswaniBertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(place)
     tokenizer.save_pretrained(place)
     return place

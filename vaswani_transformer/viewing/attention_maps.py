@@ -194,7 +194,7 @@ def _weights(model: Any, *names: str, **inputs: Any) -> dict[str, np.ndarray]:
 @contextmanager
 def eager(model: PreTrainedModel) -> Iterator[None]:
     """Has a model compute its attention weights where others never write them down, and as it was afterwards."""
-    before = model.config._attn_implementation
+    before = str(model.config._attn_implementation)
     if before != "eager":
         model.set_attn_implementation("eager")
     try:

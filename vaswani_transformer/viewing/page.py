@@ -20,7 +20,7 @@ def make_page(name: str, data: dict[str, Any], *, title: str) -> str:
         data: what JSON can hold; texts are shown as text, whatever stands in them.
         title: of the page.
     """
-    place = files(__package__)
+    place = files("vaswani_transformer.viewing")
     parts = {
         "TITLE": title.replace("&", "&amp;").replace("<", "&lt;"),
         "STYLE": (place / "page.css").read_text(encoding="utf-8"),
