@@ -42,17 +42,21 @@ def hub_errors(repo: str, left: str) -> Iterator[None]:
     Raises:
         ValueError: the token may not do it, or none is known.
         OSError: no network, no answer.
+        KeyboardInterrupt: with the same told.
     """
     try:
         yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"stopped. {left}; {AGAIN}") from stop
     except Exception as error:
         causes = _chain(error)
         refused = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
         if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
             raise OSError(f"publishing needs the network; got HF_HUB_OFFLINE=1: unset it. {left}; {AGAIN}") from error
-        # The client's library is httpx or httpx2, by its version.
-        if lost := [cause for cause in causes if any(k.__name__ == "TransportError" for k in type(cause).__mro__)]:
-            told = f"{type(lost[-1]).__name__}: {lost[-1]}"
+        # The client's library is httpx or httpx2, by its version; that of Xet tells of everything as RuntimeError.
+        lost = [cause for cause in causes if any(kind.__name__ == "TransportError" for kind in type(cause).__mro__)]
+        if lost or (refused is None and isinstance(error, RuntimeError)):
+            told = f"{type((lost or causes)[-1]).__name__}: {(lost or causes)[-1]}"
             raise OSError(f"publishing needs an answer of the Hub; got {told}. {left}; {AGAIN}") from error
         if refused is not None and refused.response.status_code in (401, 403):
             raise ValueError(

@@ -27,7 +27,7 @@ def refuse_private(contents: Contents, repo: str) -> None:
     """Checks all that would be sent: names against the list of what travels, then text for what tells of a person.
 
     Weights are looked into as far as their headers. A user's name is looked for where people and programs write of
-    machines, not in vocabularies and not in this package's own code, where it may be a word like any other.
+    machines, not in pictures, vocabularies and this package's own code, where it may be letters like any others.
 
     Args:
         contents: all that would be sent.
@@ -52,7 +52,7 @@ def _findings(name: str, content: Path | bytes, repo: str) -> Iterator[str]:
     text = _text(name, content)
     yield from (f"a path, {_shown(match)}" for match in HOME.finditer(text))
     yield from (f"a token of the Hub, {match[0][:6]}..." for match in HUB_TOKEN.finditer(text))
-    if name in CODE or name in VOCABULARIES:
+    if name in CODE or name in VOCABULARIES or name.endswith(".png"):
         return
     yield from (f"a path, {_shown(match)}" for match in WORK.finditer(text))
     user = _user()
