@@ -248,12 +248,16 @@ def test_nothing_of_a_run_travels_but_the_model(gpt, unchecked, hub):
     assert set(hub.repos[NAME].files) == TRAVELS | {".gitattributes"}
 
 
-def test_results_of_the_hubs_leaderboards_travel(gpt):
-    (gpt / ".eval_results").mkdir()
-    (gpt / ".eval_results" / "blimp.yaml").write_text("- dataset: {id: nyu-mll/blimp}\n  value: 60.1\n")
-    (gpt / ".eval_results" / "notes.txt").write_text("mine")
+def test_the_newest_results_for_the_hubs_leaderboards_travel(gpt):
+    for number, place in enumerate((".", "few/shots", "few/shots/finetuned", "checkpoints/step-1", "few")):
+        path = gpt / place / ".eval_results" / "blimp.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"- dataset: {{id: nyu-mll/blimp}}\n  value: {number}\n")
+        os.utime(path, (number, number))
+        (path.parent / "notes.txt").write_text("mine")
     with planned(gpt, NAME) as found:
         assert set(found) == TRAVELS | {".eval_results/blimp.yaml"}
+        assert found[".eval_results/blimp.yaml"] == gpt / "few" / ".eval_results" / "blimp.yaml"
 
 
 def test_the_configuration_names_the_code_of_every_head_of_the_family(gpt):

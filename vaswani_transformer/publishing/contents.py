@@ -13,6 +13,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .. import models
+from .run_results import NOT_RESULTS
 
 # Names in the repository, and the file or the bytes that they will hold.
 Contents = dict[str, Path | bytes]
@@ -22,7 +23,7 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER = (TOKENIZER_CONFIG, "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 TOKENIZER = (*TOKENIZER, "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja")
 SHARD = r"model-\d{5}-of-\d{5}\.safetensors"
-RESULTS = r"\.eval_results/[\w-]+\.yaml"
+RESULTS = r"\.eval_results/[^/]+\.yaml"
 PICTURE = r"(?:[\w-][\w.-]*/){0,2}(?:loss|shots)\.png"
 MODELS = Path(models.__file__).parent
 CODE = tuple(sorted(path.name for path in MODELS.glob("*.py") if path.name != "__init__.py"))
@@ -74,14 +75,20 @@ def plain_contents(folder: Path) -> Contents:
     """
     names = [*_weights(folder), *(name for name in (GENERATION_CONFIG_NAME, *TOKENIZER) if (folder / name).is_file())]
     found: Contents = {name: folder / name for name in names}
-    results = folder / ".eval_results"
-    return found | {f"{results.name}/{path.name}": path for path in sorted(results.glob("*.yaml"))}
+    return found | _results(folder)
 
 
 def pictures_of(card: str, folder: Path) -> Contents:
     """The pictures of a folder that its card shows."""
     names = re.findall(rf"!\[[^\]]*\]\(({PICTURE})\)", card)
     return {name: folder / name for name in names if (folder / name).is_file()}
+
+
+def _results(folder: Path) -> Contents:
+    """The .eval_results that `vaswani evaluate` left in a folder or up to two below, of a task the newest."""
+    found = [path for deeper in ("", "*/", "*/*/") for path in folder.glob(f"{deeper}.eval_results/*.yaml")]
+    own = [path for path in found if not {*NOT_RESULTS, "finetuned"} & {*path.relative_to(folder).parts}]
+    return {f".eval_results/{path.name}": path for path in sorted(own, key=lambda path: path.stat().st_mtime)}
 
 
 def _own_config(folder: Path) -> Any:
