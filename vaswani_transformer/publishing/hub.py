@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .contents import CARD, Contents, made_by_us
 
-AGAIN = "the same command goes on: files that the Hub has whole are not sent again"
+AGAIN = "give the same command again: files that the Hub has whole are not sent a second time"
 UNTOUCHED = "Nothing was sent"
 
 
