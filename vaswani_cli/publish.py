@@ -12,7 +12,7 @@ Sent are weights, configuration, code, tokenizer, generation settings, .eval_res
 nothing else, and nothing that names a path, a user or a token of this machine. Then everything is downloaded again and
 loaded in a process without this package: "published" means that its outputs are the same. A stopped command goes on
 when it is given again. The token is that of `hf auth login`, or HF_TOKEN. card.yaml in the folder says what only you
-know, such as `license: apache-2.0`."""
+know, such as `license: apache-2.0`. --dry-run needs no network and no token."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repo", metavar="REPO", help="a repository's name: NAMESPACE/NAME, or NAME of your own")
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--export", metavar="FORMAT", help="transformers: publish what `vaswani export` writes")
-    parser.add_argument("--dry-run", action="store_true", help="show files and card; no network, no token")
+    parser.add_argument("--dry-run", action="store_true", help="show the files, and the card of a new repository")
 
 
 def run(arguments: argparse.Namespace) -> int:

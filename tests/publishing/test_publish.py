@@ -18,7 +18,7 @@ from vaswani_cli import main
 from vaswani_transformer.publishing import contents, reload
 from vaswani_transformer.publishing import publish as publishing
 from vaswani_transformer.publishing.clean_process import TEXT, outputs_of
-from vaswani_transformer.publishing.publish import publish
+from vaswani_transformer.publishing.publish import planned, publish
 from vaswani_transformer.publishing.reload import difference_elsewhere, expected_of
 
 from .. import local_hub
@@ -153,6 +153,17 @@ def test_hand_written_text_of_a_card_is_kept(hub, gpt, unchecked):
     hub.repos[NAME].commit(hub.repos[NAME].files | {"README.md": card})
     publish(gpt, NAME)
     assert hub.repos[NAME].files["README.md"].decode().count("To my cat.") == 1
+
+
+def test_the_card_of_an_export_tells_of_the_run_and_of_no_code(make_run):
+    with planned(make_run("bert"), NAME, export="transformers") as found:
+        card = found["README.md"].decode()  # type: ignore[union-attr]
+        assert not [name for name in found if name.endswith(".py")]
+    assert "6,012" in card
+    assert "![" in card
+    assert "loss.png" in found
+    assert "trust_remote_code" not in card
+    assert "custom_code" not in card
 
 
 def test_a_dry_run_shows_files_with_sizes_and_the_card_and_asks_no_one(hub, gpt, monkeypatch, capsys):
