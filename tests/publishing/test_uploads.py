@@ -49,6 +49,26 @@ def test_a_lost_commit_sends_no_weights_again(hub, gpt, unchecked):
     assert uploads(hub) == 1
 
 
+STOPS = [
+    (KeyboardInterrupt(), KeyboardInterrupt, "stopped"),
+    (
+        RuntimeError("no storage"),
+        OSError,
+        "publishing needs an answer of the Hub; got RuntimeError: no storage",
+    ),  # Xet's
+]
+
+
+@pytest.mark.parametrize(("stop", "kind", "told"), STOPS, ids=["ctrl-c", "xet"])
+def test_what_stops_an_upload_tells_how_to_go_on(stop, kind, told, hub, gpt, monkeypatch):
+    def stopped(self: HfApi, *given: object, **named: object) -> None:
+        raise stop
+
+    monkeypatch.setattr(HfApi, "create_commit", stopped)
+    with pytest.raises(kind, match=rf"{told}\. {NAME} is as it was before; give the same command again"):
+        publish(gpt, NAME)
+
+
 def test_a_lost_download_says_that_the_commit_is_not_checked(hub, gpt, unchecked, no_waiting):
     hub.cut = lambda method, path: method == "GET" and "/tree/" in path and not path.endswith("/main")
     with pytest.raises(OSError, match=r"holds all files as commit \w+, not yet checked; give the same command again"):

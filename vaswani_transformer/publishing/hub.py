@@ -157,7 +157,4 @@ def download(contents: Contents, repo: str, commit: str, folder: Path) -> None:
         OSError: the network is lost.
     """
     with hub_errors(repo, f"{repo} holds all files as commit {commit}, not yet checked"):
-        try:
-            HfApi().snapshot_download(repo, revision=commit, local_dir=folder, allow_patterns=list(contents))
-        except RepositoryNotFoundError as error:
-            raise ValueError(f"{repo} must be there to be checked; got an answer that it is not") from error
+        HfApi().snapshot_download(repo, revision=commit, local_dir=folder, allow_patterns=list(contents))
