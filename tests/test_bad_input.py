@@ -1164,7 +1164,7 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
     ),
     "an unknown format to publish": (
         lambda s: s.verb("publish", s.saved(), "me/model", "--export", "onx", "--dry-run"),
-        "unknown export format 'onx'",
+        "unknown format to publish 'onx'",
     ),
     "no token": (
         lambda s: s.publish(s.saved()),

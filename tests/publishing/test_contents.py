@@ -38,12 +38,14 @@ def test_the_curves_that_a_card_shows_travel_and_the_record_that_it_tells_of_doe
 
 
 def test_the_newest_results_for_the_hubs_leaderboards_travel(gpt):
-    for number, place in enumerate((".", "few/shots", "few/shots/finetuned", "checkpoints/step-1", "few")):
+    for number, place in enumerate((".", "few/shots", "few/shots/finetuned", "checkpoints/step-1", "sst2", "few")):
         path = gpt / place / ".eval_results" / "blimp.yaml"
         path.parent.mkdir(parents=True)
         path.write_text(f"- dataset: {{id: nyu-mll/blimp}}\n  value: {number}\n")
         os.utime(path, (number, number))
         (path.parent / "notes.txt").write_text("mine")
+    (gpt / "sst2" / "config.json").write_text("{}")  # another model
+    os.utime(gpt / "sst2" / ".eval_results" / "blimp.yaml", (99, 99))
     with planned(gpt, NAME) as found:
         assert set(found) == TRAVELS | {".eval_results/blimp.yaml"}
         assert found[".eval_results/blimp.yaml"] == gpt / "few" / ".eval_results" / "blimp.yaml"

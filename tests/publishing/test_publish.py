@@ -51,10 +51,11 @@ def test_the_tokenizer_of_2018_is_published_with_its_code_and_gives_the_same_tok
     assert "tokenization_gpt.py" in hub.repos[NAME].files
 
 
-def test_an_export_is_published_without_code_and_loads_in_plain_transformers(hub, gpt):
-    assert publish(gpt, NAME, export="transformers").difference <= 1e-5
+@pytest.mark.parametrize(("make", "kind"), [(gpt_and_tokenizer, "gpt2"), (transformer_and_tokenizer, "marian")])
+def test_an_export_is_published_without_code_and_loads_in_plain_transformers(make, kind, hub, tmp_path):
+    assert publish(saved(make(), tmp_path / "run"), NAME, export="transformers").difference <= 1e-5
     files = hub.repos[NAME].files
-    assert json.loads(files["config.json"])["model_type"] == "gpt2"
+    assert json.loads(files["config.json"])["model_type"] == kind
     assert not [name for name in files if name.endswith(".py")]
 
 

@@ -42,7 +42,11 @@ def outputs_of(model: Any) -> dict[str, Tensor]:
     pairs = head.endswith("SequenceClassification") and getattr(config, "both_orders", False)
     if pairs or head.endswith("MultipleChoice"):
         ids_BT = torch.stack((ids_BT, ids_BT.flip(1)), dim=1)
-    inputs = {"input_ids": ids_BT} | ({"decoder_input_ids": ids_BT.flip(1)} if config.is_encoder_decoder else {})
+    inputs = {"input_ids": ids_BT}
+    if config.is_encoder_decoder:
+        start_B1 = ids_BT.new_full((1, 1), config.decoder_start_token_id)
+        inputs |= {"attention_mask": torch.ones_like(ids_BT)}  # no id is padding here
+        inputs |= {"decoder_input_ids": torch.cat((start_B1, ids_BT.flip(1)[:, :-1]), dim=1)}
     return {name: value.clone() for name, value in model(**inputs).items() if isinstance(value, Tensor)}
 
 

@@ -85,9 +85,13 @@ def pictures_of(card: str, folder: Path) -> Contents:
 
 
 def _results(folder: Path) -> Contents:
-    """The .eval_results that `vaswani evaluate` left in a folder or up to two below, of a task the newest."""
+    """The .eval_results that `vaswani evaluate` left in a folder or up to two below, of a task the newest.
+
+    What lies with another model is that one's.
+    """
     found = [path for deeper in ("", "*/", "*/*/") for path in folder.glob(f"{deeper}.eval_results/*.yaml")]
     own = [path for path in found if not {*NOT_RESULTS, "finetuned"} & {*path.relative_to(folder).parts}]
+    own = [path for path in own if path.parents[1] == folder or not (path.parents[1] / CONFIG_NAME).is_file()]
     return {f".eval_results/{path.name}": path for path in sorted(own, key=lambda path: path.stat().st_mtime)}
 
 

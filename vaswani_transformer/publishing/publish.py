@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..convert import EXPORTS
+from ..convert import export_to_transformers
 from ..sections import unknown_name
 from .card import card_text
 from .contents import CARD, Contents, contents_of, contents_of_export, pictures_of
@@ -18,6 +18,8 @@ from .reload import difference_elsewhere, expected_of, refuse_other_bytes
 from .run_results import NOT_RESULTS
 
 logger = logging.getLogger(__name__)
+
+EXPORT = "transformers"  # all others are no models that from_pretrained loads
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,11 @@ def _model_files(folder: Path, repo: str, export: str | None) -> Iterator[tuple[
     if export is None:
         yield ours, folder
         return
-    if export not in EXPORTS:
-        raise ValueError(unknown_name(export, list(EXPORTS), "export format"))
+    if export != EXPORT:
+        raise ValueError(unknown_name(export, [EXPORT], "format to publish"))
     with tempfile.TemporaryDirectory() as scratch:
         results = {name: content for name, content in ours.items() if name.startswith(".eval_results/")}
-        exported = EXPORTS[export](folder, Path(scratch) / "exported")
+        exported = export_to_transformers(folder, Path(scratch) / "exported")
         contents = contents_of_export(exported) | results
         _copy_what_cards_tell(folder, exported)
         yield contents, exported
