@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import FSMTTokenizer, MarianTokenizer
 
 from vaswani_transformer.models.configuration_gpt import AUTO_MAP
 from vaswani_transformer.publishing import contents, privacy
@@ -57,6 +58,16 @@ def test_the_configuration_names_the_code_of_every_head_of_the_family(gpt):
     (gpt / "config.json").write_text(json.dumps(old))
     config = json.loads(contents.contents_of(gpt)["config.json"])  # type: ignore[arg-type]
     assert config["auto_map"] == AUTO_MAP
+
+
+@pytest.mark.parametrize(("kind", "needs"), [(FSMTTokenizer, "sacremoses"), (MarianTokenizer, "sentencepiece")])
+def test_the_files_of_a_converted_models_tokenizer_travel(kind, needs, gpt):
+    pytest.importorskip(needs, reason=f"the tokenizer needs {needs}, of the extra `convert`")
+    names = set(kind.vocab_files_names.values())
+    for name in names - {"tokenizer_config.json"}:
+        (gpt / name).write_text("{}")
+    with planned(gpt, NAME) as found:
+        assert names <= set(found)
 
 
 def test_code_that_is_not_this_packages_does_not_travel(gpt):

@@ -22,6 +22,8 @@ CARD = "README.md"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER = (TOKENIZER_CONFIG, "tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 TOKENIZER = (*TOKENIZER, "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja")
+# Of FSMT and MarianMT, which `vaswani convert` leaves as they were.
+TOKENIZER = (*TOKENIZER, "source.spm", "target.spm", "target_vocab.json", "vocab-src.json", "vocab-tgt.json")
 SHARD = r"model-\d{5}-of-\d{5}\.safetensors"
 RESULTS = r"\.eval_results/[^/]+\.yaml"
 PICTURE = r"(?:[\w-][\w.-]*/){0,2}(?:loss|shots)\.png"

@@ -19,6 +19,7 @@ ABSOLUTE = re.compile(r"(?:/[^/\s]+){3,}/?|[A-Za-z]:[\\/].+|file://.+|~[\\/].+")
 # Accounts that many people have: no one's name. They are words as well.
 SHARED_ACCOUNTS = ("root", "user", "ubuntu", "admin", "jovyan", "runner", "nobody", "")
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
+VOCABULARIES = (*VOCABULARIES, "source.spm", "target.spm", "target_vocab.json", "vocab-src.json", "vocab-tgt.json")
 HEADER_LENGTH = 8  # bytes of a safetensors file that say how long its header is
 SHOWN = 40  # characters of what was found
 
