@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -55,6 +56,7 @@ from vaswani_transformer.finetune_recipe import FinetuneRecipe
 from vaswani_transformer.number_watch import NumberWatch
 from vaswani_transformer.optim import EMA, build_optimizer, learning_rate
 from vaswani_transformer.progress import Progress
+from vaswani_transformer.publishing.publish import publish
 from vaswani_transformer.recipe import BatchSection, OptimizerSection, Recipe, ScheduleSection, load_recipe
 from vaswani_transformer.run_log import RunLog
 from vaswani_transformer.train import train
@@ -63,6 +65,8 @@ SIZES = {"d_model": 16, "d_ff": 16, "num_heads": 2, "num_encoder_layers": 1, "nu
 
 
 BERT_SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+
+HEAD = "VaswaniTransformerForConditionalGeneration"
 
 GPT_SIZES = {"n_embd": 16, "n_head": 2, "n_layer": 1}
 
@@ -178,6 +182,18 @@ class Scene:
         tokenizer.add_tokens(["more"])
         tokenizer.save_pretrained(self.folder / "theirs")
         return convert(self.folder / "theirs", format="gpt2", out=self.folder / "out")
+
+    def publish(self, folder: str, repo: str = "me/model", *, token: str | None = None) -> Any:
+        with patch("vaswani_transformer.publishing.hub.get_token", return_value=token):
+            return publish(folder, repo)
+
+    def damaged(self, name: str, content: bytes | None) -> str:
+        """A saved model in shards with one file changed, or taken away."""
+        self.model().save_pretrained(self.folder / "damaged", max_shard_size="20KB")
+        (self.folder / "damaged" / name).unlink()
+        if content is not None:
+            self.write(f"damaged/{name}", content)
+        return str(self.folder / "damaged")
 
     def saved(self, **changes: Any) -> str:
         self.model(**changes).save_pretrained(self.folder / "model")
@@ -1127,6 +1143,59 @@ CASES: dict[str, tuple[Callable[[Scene], Any], str]] = {
         lambda s: export_to_transformers(s.saved(), s.folder),
         "must be new or empty; got",
     ),
+    # Publishing.
+    "a repository's name that the Hub refuses": (
+        lambda s: s.publish(s.saved(), "me/my--model"),
+        "a name that the Hub allows, NAME or NAMESPACE/NAME; got 'me/my--model': Cannot have --",
+    ),
+    "a path for a repository": (
+        lambda s: s.publish(s.saved(), "me/models/one"),
+        "a name that the Hub allows, NAME or NAMESPACE/NAME; got 'me/models/one'",
+    ),
+    "a folder to publish that is not there": (
+        lambda s: s.publish("no/such"),
+        "must be the folder of a model; got 'no/such'",
+    ),
+    "a folder to publish without a model": (
+        lambda s: s.publish(str(s.folder)),
+        "has a config.json; got .* without one",
+    ),
+    "a folder to publish that does not name its model's class": (
+        lambda s: s.publish(str(Path(s.write("config.json", s.config().to_json_string())).parent)),
+        r"must name the class of the weights in architectures; got \[\] in",
+    ),
+    "a folder to publish without weights": (
+        lambda s: s.publish(str(Path(s.write("config.json", s.config(architectures=[HEAD]).to_json_string())).parent)),
+        "must hold weights as model.safetensors, or in shards; got .* with config.json: load the model",
+    ),
+    "a folder to publish with shards that nothing lists": (
+        lambda s: s.publish(s.damaged("model.safetensors.index.json", None)),
+        "must hold weights as model.safetensors, or in shards; got .*: load the model and save it",
+    ),
+    "a shard that is missing": (
+        lambda s: s.publish(s.damaged("model-00001-of-00002.safetensors", None)),
+        "every shard that .* names must be there; got .* without model-00001-of-00002.safetensors",
+    ),
+    "a shard that is cut": (
+        lambda s: s.publish(s.damaged("model-00001-of-00002.safetensors", b"\x40\0\0\0\0\0\0\0{}")),
+        "every file of weights must be whole; got .*model-00001-of-00002.safetensors",
+    ),
+    "a model of transformers to publish": (
+        lambda s: s.publish(s.folder_of(plain_model(s.gpt()))),
+        "must be a model of this package.*got model_type 'openai-gpt'",
+    ),
+    "an unknown format to publish": (
+        lambda s: s.verb("publish", s.saved(), "me/model", "--export", "onx", "--dry-run"),
+        "unknown format to publish 'onx'",
+    ),
+    "no token": (
+        lambda s: s.publish(s.saved()),
+        "needs a token that may write; got none: .*`hf auth login` or in HF_TOKEN. Nothing was sent",
+    ),
+    "no network": (
+        lambda s: s.publish(s.saved(), token="hf_any"),  # the suite runs with HF_HUB_OFFLINE=1
+        "needs the network; got HF_HUB_OFFLINE=1: unset it. Nothing was sent; give the same command again",
+    ),
     "an unknown answer to a loss that is not finite": (
         lambda s: s.recipe(on_nonfinite="ignore"),
         "on_nonfinite must be one of stop, skip; got 'ignore'",
@@ -1344,9 +1413,9 @@ def tokenizer():
 @pytest.mark.parametrize("what", CASES)
 def test_bad_input_is_told_with_the_rule_and_the_value(what, tokenizer, tmp_path):
     act, told = CASES[what]
-    with pytest.raises((ValueError, FileNotFoundError), match=f"(?s){told}") as error:
+    with pytest.raises((ValueError, OSError), match=f"(?s){told}") as error:
         act(Scene(tmp_path, tokenizer))
-    assert type(error.value) is ValueError or "missing" in what
+    assert type(error.value) is {"no network": OSError}.get(what, ValueError) or "missing" in what
 
 
 def test_the_table_of_bad_input_is_as_long_as_promised():

@@ -11,6 +11,8 @@ import pytest
 from vaswani_transformer.finetune_recipe import FinetuneRecipe
 from vaswani_transformer.recipe import load_recipe
 
+from .hub_scene import gpt, hub, no_waiting, pristine, sharded, unchecked  # noqa: F401
+
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "fixtures" / "v1"
 RECIPES = {"transformer": "transformer-demo", "bert": "bert-demo", "gpt": "gpt-demo"}
 ENVIRONMENT = {
