@@ -346,6 +346,7 @@ def test_the_tutorial_tells_of_all_it_promises():
         "perplexity",
         "evaluate",
         "generate",
+        "attention",
         "finetune",
         "export",
     ]
@@ -372,5 +373,11 @@ def test_the_tutorial_runs_as_it_stands(tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     assert "GPT2LMHeadModel torch.Size([1, 7])" in result.stdout
     assert "It is a truth universally acknowledged" in result.stdout
-    for name in ("perplexity.json", "runs/gpt/loss.png", "runs/few-shot/results.json", "runs/novels/run.json"):
+    for name in (
+        "perplexity.json",
+        "attention.html",
+        "runs/gpt/loss.png",
+        "runs/few-shot/results.json",
+        "runs/novels/run.json",
+    ):
         assert (folder / name).is_file(), name
