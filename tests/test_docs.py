@@ -16,6 +16,7 @@ import pytest
 import transformers
 
 from vaswani_cli import VERBS, verb_parser
+from vaswani_transformer.convert import EXPORTS, SOURCES
 from vaswani_transformer.families import FAMILIES, planned_config
 from vaswani_transformer.finetune import TASKS
 from vaswani_transformer.finetune_recipe import FinetuneRecipe
@@ -251,6 +252,10 @@ def parse_command(command: str) -> None:
     assert [word for word in words if word.startswith("training/") and not (ROOT / word).is_file()] == []
     start = next(index for index, word in enumerate(words) if word in VERBS)
     parsed_words = verb_parser(words[start]).parse_intermixed_args(words[start + 1 :])
+    if words[start] == "convert":
+        assert parsed_words.format in SOURCES
+    if words[start] == "export":
+        assert parsed_words.to in EXPORTS
     if words[start] in ("train", "finetune"):
         load_recipe(
             parsed_words.recipe, parsed_words.overrides, kind=Recipe if words[start] == "train" else FinetuneRecipe
