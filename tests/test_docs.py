@@ -354,6 +354,7 @@ def test_the_tutorial_tells_of_all_it_promises():
         "attention",
         "finetune",
         "export",
+        "publish",
     ]
 
 
@@ -378,6 +379,7 @@ def test_the_tutorial_runs_as_it_stands(tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     assert "GPT2LMHeadModel torch.Size([1, 7])" in result.stdout
     assert "It is a truth universally acknowledged" in result.stdout
+    assert "license: cc0-1.0" in result.stdout  # the card, last of all
     for name in (
         "perplexity.json",
         "attention.html",
