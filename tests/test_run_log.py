@@ -173,7 +173,7 @@ def test_on_a_terminal_progress_is_one_live_line_on_stderr(tmp_path, monkeypatch
     assert shown.out == ""
 
 
-def test_losses_and_bleu_are_drawn_at_the_end(tmp_path):
+def test_losses_bleu_and_the_learning_rate_are_drawn_at_the_end(tmp_path):
     pytest.importorskip("matplotlib")
     with log(tmp_path) as journal:
         train(journal, *range(1, 21))
@@ -185,7 +185,7 @@ def test_losses_and_bleu_are_drawn_at_the_end(tmp_path):
 
     pixels = matplotlib.image.imread(tmp_path / "loss.png")[..., :3]
     colours = {tuple(colour) for colour in (pixels.reshape(-1, 3) * 255).round().astype(int)}
-    assert {(31, 119, 180), (255, 127, 14), (44, 160, 44)} <= colours  # train, validation, BLEU
+    assert {(31, 119, 180), (255, 127, 14), (44, 160, 44), (127, 127, 127)} <= colours  # and the learning rate
 
 
 def test_every_point_lies_within_the_picture(tmp_path, monkeypatch):
@@ -195,7 +195,8 @@ def test_every_point_lies_within_the_picture(tmp_path, monkeypatch):
     with log(tmp_path) as journal:
         train(journal, *range(1, 21))
         journal.validation(20, {"loss": 30.0, "bleu": 42.0})
-    losses, bleu = drawn[0].axes
+    losses, rate, bleu = drawn[0].axes
+    assert rate.get_ylim()[0] == 0
     assert losses.get_ylim()[1] >= 30
     assert bleu.get_ylim()[0] == 0
     assert bleu.get_ylim()[1] >= 42

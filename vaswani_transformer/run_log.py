@@ -273,7 +273,8 @@ def _exp(value: float) -> float:
 
 
 def draw_losses(folder: Path | str) -> Path | None:
-    """Draws `loss.png` from a folder's `metrics.jsonl`: training and validation loss, BLEU on an axis of its own.
+    """Draws `loss.png` from a folder's `metrics.jsonl`: training and validation loss, BLEU on an axis of its own, and
+    below them the learning rate.
 
     Returns:
         The image; None where matplotlib is missing (one info line), nothing was recorded, or drawing failed (a warning:
@@ -287,8 +288,11 @@ def draw_losses(folder: Path | str) -> Path | None:
     records = read_metrics(Path(folder) / METRICS)
     if not records:
         return None
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    axes = figure.add_subplot(xlabel="updates", ylabel="nats per target token")
+    figure = Figure(figsize=(8, 5.5), dpi=120, layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    axes.set_ylabel("nats per target token")
+    below.set(xlabel="updates", ylabel="learning rate")
+    _draw(below, records, "train", "learning_rate", color="tab:gray", linewidth=1.5)
     drawn = [
         _draw(axes, records, "train", "loss", color="tab:blue", linewidth=1, alpha=0.5),
         _draw(axes, records, "train", "nll", color="tab:blue", linewidth=1.5),
@@ -303,6 +307,8 @@ def draw_losses(folder: Path | str) -> Path | None:
     lines = [line for line in drawn if line is not None]
     figure.legend(handles=lines, loc="outside upper center", ncols=len(lines), frameon=False, fontsize="small")
     axes.grid(alpha=0.3)
+    below.grid(alpha=0.3)
+    below.set_ylim(bottom=0)
     try:
         figure.savefig(Path(folder) / LOSS_IMAGE)
     except (OSError, ValueError) as error:
@@ -315,7 +321,7 @@ def _draw(axes: Any, records: list[dict[str, Any]], kind: str, name: str, **styl
     points = [(r["step"], r[name]) for r in records if r["kind"] == kind and r.get(name) is not None]
     if not points:
         return None
-    label = {"loss": "loss", "nll": "token NLL", "bleu": "BLEU"}[name]
+    label = {"nll": "token NLL", "bleu": "BLEU"}.get(name, name.replace("_", " "))
     (line,) = axes.plot(*zip(*points, strict=True), label=f"{kind} {label}", **style)
     return line
 
