@@ -88,7 +88,11 @@ def test_a_seed_draws_the_same_text_again_and_leaves_the_global_generator_alone(
 
 
 def test_a_question_is_asked_with_no_example_with_one_and_with_all():
-    texts = {"task": "Opposites.", "examples": "hot -> cold\n\nlarge -> small\nnew -> old", "question": "rich ->"}
+    texts: dict[str, Any] = {
+        "task": "Opposites.",
+        "examples": "hot -> cold\n\nlarge -> small\nnew -> old",
+        "question": "rich ->",
+    }
     found = asked(*embedded("demo-gpt"), **texts)
     assert {setting: prompt for setting, (prompt, _) in found.items()} == {
         "zero-shot": "Opposites.\nrich ->",
@@ -123,19 +127,51 @@ def test_a_prompt_without_room_is_told_in_its_place_and_the_others_are_answered(
 @pytest.mark.parametrize(
     ("name", "work", "told"),
     [
-        ("demo-transformer", lambda m: translated(*m, " \n "), "must have a word"),
-        ("demo-transformer", lambda m: translated(*m, "a", beams=99), "from 1 to 8; got 99"),
-        ("demo-bert", lambda m: filled(*m, "no blank"), r"written \[MASK\]; got none"),
-        ("demo-bert", lambda m: filled(*m, "[MASK] " * 200), "at most 128 tokens; got 202"),
-        ("demo-gpt", lambda m: written(*m, "a", new_tokens=10**6), "from 1 to 100; got 1000000"),
-        ("demo-gpt", lambda m: written(*m, "a", new_tokens=1, seed=-1), "seed must be from 0.*got -1"),
-        ("demo-gpt", lambda m: written(*m, "a", new_tokens=1, temperature=0.0), "temperature must be from"),
-        ("demo-gpt", lambda m: written(*m, "a " * 200, new_tokens=1), "context of 128"),
-        ("demo-gpt", lambda m: asked(*m, task="", examples=" \n", question="a"), "0 examples and the question 'a'"),
-        ("demo-gpt", lambda m: asked(*m, task="", examples="a b", question=" "), "1 examples and the question ''"),
-        ("demo-gpt", lambda m: check_texts(["abc", "de"], most=4), "at most 4 characters in this demo; got 5"),
+        ("demo-transformer", lambda model, tokenizer: translated(model, tokenizer, " \n "), "must have a word"),
+        (
+            "demo-transformer",
+            lambda model, tokenizer: translated(model, tokenizer, "a", beams=99),
+            "from 1 to 8; got 99",
+        ),
+        ("demo-bert", lambda model, tokenizer: filled(model, tokenizer, "no blank"), r"written \[MASK\]; got none"),
+        (
+            "demo-bert",
+            lambda model, tokenizer: filled(model, tokenizer, "[MASK] " * 200),
+            "at most 128 tokens; got 202",
+        ),
+        (
+            "demo-gpt",
+            lambda model, tokenizer: written(model, tokenizer, "a", new_tokens=10**6),
+            "from 1 to 100; got 1000000",
+        ),
+        (
+            "demo-gpt",
+            lambda model, tokenizer: written(model, tokenizer, "a", new_tokens=1, seed=-1),
+            "seed must be from 0.*got -1",
+        ),
+        (
+            "demo-gpt",
+            lambda model, tokenizer: written(model, tokenizer, "a", new_tokens=1, temperature=0.0),
+            "temperature must be from",
+        ),
+        ("demo-gpt", lambda model, tokenizer: written(model, tokenizer, "a " * 200, new_tokens=1), "context of 128"),
+        (
+            "demo-gpt",
+            lambda model, tokenizer: asked(model, tokenizer, task="", examples=" \n", question="a"),
+            "0 examples and the question 'a'",
+        ),
+        (
+            "demo-gpt",
+            lambda model, tokenizer: asked(model, tokenizer, task="", examples="a b", question=" "),
+            "1 examples and the question ''",
+        ),
+        (
+            "demo-gpt",
+            lambda model, tokenizer: check_texts(["abc", "de"], most=4),
+            "at most 4 characters in this demo; got 5",
+        ),
     ],
 )
 def test_what_a_visitor_can_mend_is_refused(name, work, told):
     with pytest.raises(Refused, match=told):
-        work(embedded(name))
+        work(*embedded(name))

@@ -26,7 +26,7 @@ class Seen(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
-        self.frames += [value for name, value in attrs if name == "srcdoc"]
+        self.frames += [value for name, value in attrs if name == "srcdoc" and value]
 
     def handle_data(self, data):
         self.text += data

@@ -1,6 +1,7 @@
 """The demo as a web page (Gradio): one interface for each family, which asks no other machine for anything."""
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -57,19 +58,35 @@ def serve(
 
     Raises:
         ImportError: without Gradio.
-        ValueError: no model, an encoder without its masked-word head, a limit below 1.
+        ValueError: no model, an encoder without its masked-word head, a limit below 1, a host that is not this
+            machine, a port that is taken.
     """
-    gradio()  # before a model is loaded
+    gradio()  # what is amiss is told before a model is loaded
+    _check_address(host, port)
     model, tokenizer = load_scored_model(name, device=device)
     shown = title or (Path(name).resolve().name if Path(name).is_dir() else str(name))
     app = make_app(model, tokenizer, title=shown, max_characters=max_characters)
     app.queue(max_size=WAITING)
     _, local, public = launch(app, host=host, port=port, share=share)
+    if share and not public:
+        logger.warning("there is no public address: Gradio's servers did not give one; the demo is here alone")
     ready(f"{shown}: {' and '.join(address for address in (local, public) if address)}")
     try:
         threading.Event().wait()  # until Ctrl-C
     finally:
         app.close(verbose=False)
+
+
+def _check_address(host: str | None, port: int | None) -> None:
+    if host is None and port is None:
+        return  # Gradio finds a port
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host or "127.0.0.1", None, type=socket.SOCK_STREAM)[0]
+        socket.create_server((str(place[0]), port or 0), family=family).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"host and port must be an address of this machine that is free; got {host=}, {port=}: {error}"
+        ) from error
 
 
 def launch(app: Any, *, host: str | None = None, port: int | None = None, share: bool = False) -> Any:
@@ -126,7 +143,7 @@ def gradio() -> Any:
         ImportError: it is not installed; names the extra.
     """
     try:
-        import gradio as library
+        import gradio as library  # pyright: ignore[reportMissingImports]  # an extra of its own
     except ImportError as error:
         raise ImportError("the demo needs Gradio: pip install 'vaswani-transformer[app]'") from error
     return library

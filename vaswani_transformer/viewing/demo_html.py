@@ -16,8 +16,8 @@ STYLE = """
 .found table { border-collapse: collapse; width: 100%; max-width: 34rem; table-layout: fixed; margin: .25rem 0 .75rem; }
 .found th, .found td { text-align: left; padding: .1rem .35rem; overflow-wrap: anywhere;
   font-variant-numeric: tabular-nums; }
-.found th:not(:first-child), .found td:not(:first-child) { width: 31%; }
-@media (max-width: 40rem) { .found table { font-size: .85rem; } }
+.found th:not(:first-child), .found td:not(:first-child) { width: 33%; }
+@media (max-width: 40rem) { .found table { font-size: .85rem; } .found th { font-size: .8rem; } }
 .found td.bar { background: linear-gradient(var(--bar), var(--bar)) 0 / var(--part) 100% no-repeat; }
 .found tr.chosen bdi { font-weight: 700; text-decoration: underline; }
 .found .text { font-size: 1.15rem; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; }
