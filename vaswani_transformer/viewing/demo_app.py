@@ -81,9 +81,11 @@ def _check_address(host: str | None, port: int | None) -> None:
     if host is None and port is None:
         return  # Gradio finds a port
     try:
+        if port is not None and port >= 2**16:
+            raise OSError(f"ports end at {2**16 - 1}")
         family, _, _, _, place = socket.getaddrinfo(host or "127.0.0.1", None, type=socket.SOCK_STREAM)[0]
         socket.create_server((str(place[0]), port or 0), family=family).close()
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ValueError(
             f"host and port must be an address of this machine that is free; got {host=}, {port=}: {error}"
         ) from error
