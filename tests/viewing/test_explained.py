@@ -23,6 +23,7 @@ from vaswani_transformer import (
     VaswaniTransformerForConditionalGeneration,
 )
 from vaswani_transformer.models.attention import eager_attention
+from vaswani_transformer.viewing.beam_tree import MOST_STEPS
 from vaswani_transformer.viewing.explain_page import explain_page
 from vaswani_transformer.viewing.explained import MOST_TOKENS, explain_model, load_explained_model
 from vaswani_transformer.viewing.stages import MASKED, code
@@ -32,9 +33,10 @@ from .test_attention_maps import WORDS, tokenizer
 TEXT, TARGET = "a b c", "d e f"
 
 
-def spread(model: Any) -> Any:
-    """A model far from uniform attention."""
+def spread(kind: Any, config: Any) -> Any:
+    """A model far from uniform attention, the same one each time."""
     torch.manual_seed(0)
+    model = kind(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -50,7 +52,7 @@ def transformer(**more: Any) -> Any:
         "num_decoder_layers": 2,
     }
     config = VaswaniTransformerConfig(vocab_size=len(WORDS), **(sizes | more))
-    return spread(VaswaniTransformerForConditionalGeneration(config))
+    return spread(VaswaniTransformerForConditionalGeneration, config)
 
 
 SMALL: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
@@ -58,7 +60,7 @@ PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
 
 
 def bert(kind: Any = VaswaniBertForPreTraining) -> Any:
-    return spread(kind(VaswaniBertConfig(vocab_size=len(PIECES), **SMALL)))
+    return spread(kind, VaswaniBertConfig(vocab_size=len(PIECES), **SMALL))
 
 
 def bert_tokenizer() -> PreTrainedTokenizerFast:
@@ -72,7 +74,7 @@ def bert_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def gpt(**more: Any) -> Any:
-    return spread(VaswaniGPTForCausalLM(VaswaniGPTConfig(vocab_size=len(WORDS), **SMALL, **more)))
+    return spread(VaswaniGPTForCausalLM, VaswaniGPTConfig(vocab_size=len(WORDS), **SMALL, **more))
 
 
 def tokenizer_of(model: Any) -> PreTrainedTokenizerFast:
@@ -184,6 +186,9 @@ def test_the_beams_tree_adds_up_to_the_scores_of_the_search():
         level = {number: node["total"] for number, node in enumerate(step)}
     assert any(found["ended"] for found in tree["finished"])
     for found in tree["finished"]:
+        path = [step[number]["id"] for step, number in zip(tree["steps"], found["path"], strict=False)]
+        assert path == found["ids"][: len(path)]
+        assert len(path) == min(found["length"] - found["ended"], MOST_STEPS) or not found["ended"]
         total = model.score(torch.tensor([[3, 4, 5, 1]]), torch.tensor([found["ids"]])).item()
         assert found["total"] == pytest.approx(total, abs=1e-3)
         assert found["penalty"] == pytest.approx(((5 + found["length"]) / 6) ** 0.6)

@@ -1,7 +1,7 @@
 /** The tree of a beam search: what was kept at each step, and the finished translations with their penalty. */
 function beam(view) {
-  const STEP = 118, ROW = 46, WIDE = 96, best = ancestors(view, view.finished[0]);
-  const ends = view.finished.filter((found) => found.ended && found.step >= 0 && found.step < view.steps.length + 1);
+  const STEP = 118, ROW = 46, WIDE = 96, best = new Set(view.finished[0].path.map((row, step) => `${step + 1} ${row}`));
+  const ends = view.finished.filter((found) => found.ended && found.path.length === found.length - 1 && found.length <= view.steps.length + 1);
   const svg = make("svg", { class: "tree", role: "group", "aria-label": "tree of the search" }), cell = make("p", { class: "cell", "aria-live": "polite" });
   const x = (step) => 4 + step * STEP, y = (row) => 4 + row * ROW;
   const node = (step, row, word, small, told, name, press) => svg.append(make("g", { class: name, tabindex: 0, role: "img", "aria-label": told,
@@ -12,9 +12,9 @@ function beam(view) {
   const edge = (step, from, to, name) => svg.append(make("path", { class: "edge " + name,
     d: `M${x(step) + WIDE},${y(from) + 18}C${x(step) + WIDE + 12},${y(from) + 18} ${x(step + 1) - 12},${y(to) + 18} ${x(step + 1)},${y(to) + 18}` }));
   const told = (text) => () => { cell.textContent = text; };
-  const placed = ends.map((found) => ({ found, row: view.beams + ends.filter((other) => other.step === found.step).indexOf(found) }));
+  const placed = ends.map((found) => ({ found, row: view.beams + ends.filter((other) => other.length === found.length).indexOf(found) }));
   view.steps.forEach((level, step) => level.forEach((kept, row) => edge(step, kept.parent, row, best.has(`${step + 1} ${row}`) ? "best" : "")));
-  placed.forEach(({ found, row }) => edge(found.step, found.parent, row, found === view.finished[0] ? "best" : ""));
+  placed.forEach(({ found, row }) => edge(found.length - 1, found.path.at(-1) ?? 0, row, found === view.finished[0] ? "best" : ""));
   node(0, 0, "‹start›", "log P = 0", "start", "best", told("The search starts with nothing said."));
   view.steps.forEach((level, step) => level.forEach((kept, row) => {
     const text = `Step ${step + 1}: ${path(view, step, row)} · log P = ${figures(kept.total)}, of which this word ${figures(kept.log_prob)}`;
@@ -22,9 +22,9 @@ function beam(view) {
   }));
   placed.forEach(({ found, row }) => {
     const text = `Finished: ${found.text} · score ${figures(found.score)}`;
-    node(found.step + 1, row, "‹end›", figures(found.score, 4), text, "end " + (found === view.finished[0] ? "best" : ""), told(text));
+    node(found.length, row, "‹end›", figures(found.score, 4), text, "end " + (found === view.finished[0] ? "best" : ""), told(text));
   });
-  const columns = Math.max(view.steps.length, ...ends.map((found) => found.step + 1)) + 1;
+  const columns = Math.max(view.steps.length, ...ends.map((found) => found.length)) + 1;
   const rows = Math.max(view.beams, ...placed.map(({ row }) => row + 1));
   svg.setAttribute("width", x(columns));
   svg.setAttribute("height", y(rows));
@@ -34,18 +34,6 @@ function beam(view) {
 }
 
 const short = (word) => ([...word].length > 12 ? [...word].slice(0, 11).join("") + "…" : word);
-
-/** The places of the best finished translation, "step row". */
-function ancestors(view, found) {
-  const places = new Set(["0 0"]);
-  let { step, parent: row } = found;
-  if (step > view.steps.length) return places;
-  for (; step > 0; step--) {
-    places.add(`${step} ${row}`);
-    row = view.steps[step - 1][row].parent;
-  }
-  return places;
-}
 
 /** The words that lead to a place. */
 function path(view, step, row) {

@@ -40,7 +40,7 @@ def beam_tree(model: Any, tokenizer: PreTrainedTokenizerBase, input_ids: Tensor)
     Returns:
         "steps": for each of the first `MOST_STEPS` steps the hypotheses that were kept, each with its word, the
         number of its parent in the step before, and its log-probability. "finished": the best finished ones, best
-        first, with the parent (step and number) where it is shown, |Y|, the penalty ((5 + |Y|) / 6)^alpha, the
+        first, with their path (its number at each step that is shown), |Y|, the penalty ((5 + |Y|) / 6)^alpha, the
         log-probability and the score, which is their quotient. "ids": [L] of the best one, without the start token.
     """
     own, watcher = model.generation_config, Watcher()
@@ -82,10 +82,10 @@ def _words(tokenizer: PreTrainedTokenizerBase, level: Sequence[dict[str, Any]]) 
 
 def _kept(
     steps: Sequence[tuple[Tensor, Tensor]],
-) -> tuple[list[list[dict[str, Any]]], dict[tuple[int, ...], tuple[int, int]]]:
-    """The hypotheses kept after each step, and of each its place: how many steps it has taken, and its number."""
+) -> tuple[list[list[dict[str, Any]]], dict[tuple[int, ...], int]]:
+    """The hypotheses kept after each step, and of each its number among those of its step."""
     start = tuple(steps[0][0][0].tolist())
-    totals, places, levels = {start: 0.0}, {start: (0, 0)}, []
+    totals, places, levels = {start: 0.0}, {start: 0}, []
     for (before, log_probs), (ids, _) in itertools.pairwise(steps):
         rows = {tuple(row): number for number, row in reversed(list(enumerate(before.tolist())))}
         level = []
@@ -93,9 +93,8 @@ def _kept(
             step = float(log_probs[rows[row[:-1]], row[-1]])
             if row in totals or step == -torch.inf or row[:-1] not in totals:
                 continue  # a beam that has not begun yet
-            totals[row], places[row] = totals[row[:-1]] + step, (len(levels) + 1, len(level))
-            parent = places[row[:-1]][1]
-            level.append({"id": row[-1], "parent": parent, "log_prob": step, "total": totals[row]})
+            totals[row], places[row] = totals[row[:-1]] + step, len(level)
+            level.append({"id": row[-1], "parent": places[row[:-1]], "log_prob": step, "total": totals[row]})
         levels.append(level)
     return levels, places
 
@@ -104,20 +103,19 @@ def _finished(
     ids: Sequence[int],
     score: float,
     tokenizer: PreTrainedTokenizerBase,
-    places: dict[tuple[int, ...], tuple[int, int]],
+    places: dict[tuple[int, ...], int],
     end: int,
     alpha: float,
 ) -> dict[str, Any]:
     ended = end in ids[1:]
     length = ids.index(end, 1) if ended else len(ids) - 1
     penalty = float(length_penalty(length, alpha))
-    parent = places.get(tuple(ids[:length]), (-1, -1))
+    taken = [tuple(ids[: step + 2]) for step in range(min(length - ended, MOST_STEPS))]
     return {
         "text": tokenizer.decode(list(ids[1 : length + 1]), skip_special_tokens=True),
         "ids": list(ids[1 : length + 1]),
         "ended": ended,
-        "step": parent[0],
-        "parent": parent[1],
+        "path": [places[prefix] for prefix in taken if prefix in places],
         "length": length,
         "penalty": penalty,
         "total": score * penalty,

@@ -63,13 +63,7 @@ def explain_transformer(
     inputs, notice = encoded(tokenizer, text, most=most)
     source_ids = inputs["input_ids"].to(model.device)
     beam = beam_tree(model, tokenizer, source_ids)
-    if target is None:
-        labels, more = torch.tensor([beam["ids"][:most]]), ""
-        if len(beam["ids"]) > most:
-            more = f"The first {most} of {len(beam['ids'])} tokens of the translation are shown."
-    else:
-        shown, more = encoded(tokenizer, target, side="text_target", most=most)
-        labels = shown["input_ids"]
+    labels, more = _target(tokenizer, target, beam["ids"], most)
     layers = [_encoder_layer(model, layer), _decoder_layer(model, layer)]
     stacks = [model.model.encoder, model.model.decoder]
     modules = [module for part in layers for module in part.modules()] + [model.lm_head]
@@ -99,6 +93,16 @@ def explain_transformer(
             {"title": "Search", "stages": [_search(beam)]},
         ],
     }
+
+
+def _target(tokenizer: PreTrainedTokenizerBase, target: str | None, best: list[int], most: int) -> tuple[Tensor, str]:
+    """[1, T] what the decoder is to tell, and a notice where it has too many tokens and is cut."""
+    if target is not None:
+        shown, notice = encoded(tokenizer, target, side="text_target", most=most)
+        return shown["input_ids"], notice
+    cut = len(best) > most
+    notice = f"The first {most} of {len(best)} tokens of the translation are shown." if cut else ""
+    return torch.tensor([best[:most]]), notice
 
 
 def _encoder_layer(model: Any, number: int) -> Layer:
