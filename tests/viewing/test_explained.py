@@ -366,13 +366,17 @@ def other() -> Any:
 
 
 def test_a_model_of_another_family_is_refused_with_those_that_can_be_explained():
-    with pytest.raises(ValueError, match=r"VaswaniTransformerForConditionalGeneration.*; got GPT2LMHeadModel"):
+    with pytest.raises(
+        ValueError, match=r"VaswaniTransformerForConditionalGeneration.*; got GPT2LMHeadModel: vaswani convert"
+    ):
         explain_model(other(), tokenizer(end=False), TEXT)
 
 
 def test_a_folder_of_another_family_is_refused_by_its_name(tmp_path):
     other().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"VaswaniTransformerForConditionalGeneration.*, GPT2LMHeadModel"):
+    with pytest.raises(
+        ValueError, match=r"VaswaniTransformerForConditionalGeneration.*, GPT2LMHeadModel: vaswani convert"
+    ):
         load_explained_model(tmp_path)
 
 

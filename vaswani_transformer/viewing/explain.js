@@ -1,9 +1,10 @@
 const state = { head: data.head };
 const VIEWS = { matrix, tokens, norm, waves, candidates, beam, dials };
 
-function draw() {
+/** Draws all numbers, or those of the chosen head. */
+function draw(ofHead = false) {
   const colours = palette();
-  repaint.forEach((again) => again(colours));
+  repaint.filter((again) => again.ofHead || !ofHead).forEach((again) => again(colours));
 }
 
 function whereItStands(line) {
@@ -56,9 +57,9 @@ function begin() {
   }
   find("head").append(...range(data.heads).map((i) => make("option", { value: i + 1 }, i + 1)));
   find("head").value = state.head;
-  find("head").onchange = (event) => { state.head = Number(event.target.value); draw(); };
+  find("head").onchange = (event) => { state.head = Number(event.target.value); draw(true); };
   if (matchMedia("(max-width: 60rem)").matches) find("contents").open = false;
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
   draw();
   follow();
   document.body.dataset.ready = "yes";

@@ -19,6 +19,7 @@ from .explained_gpt import explain_gpt
 from .explained_transformer import explain_transformer
 
 MOST_TOKENS = 32  # of a text; the rest is cut, with a notice
+CONVERTED = ": vaswani convert makes such models of other libraries'"
 
 EXPLAINED: dict[type[PreTrainedModel], Callable[..., dict[str, Any]]] = {
     VaswaniTransformerForConditionalGeneration: explain_transformer,
@@ -58,7 +59,8 @@ def explain_model(
     explain = next((explain for kind, explain in EXPLAINED.items() if isinstance(model, kind)), None)
     if explain is None:
         raise ValueError(
-            f"a model must be one whose forward pass can be explained, {_explained()}; got {type(model).__name__}"
+            f"a model must be one whose forward pass can be explained, {_explained()}; got "
+            f"{type(model).__name__}{CONVERTED}"
         )
     config: Any = model.config
     heads = config.num_heads if hasattr(config, "num_heads") else config.num_attention_heads
@@ -90,7 +92,9 @@ def load_explained_model(name: str | Path) -> tuple[Any, PreTrainedTokenizerBase
     kinds = {kind.__name__: kind for kind in EXPLAINED}
     named = (getattr(config, "architectures", None) or [f"a {config.model_type}"])[0]
     if named not in kinds:
-        raise ValueError(f"MODEL must be one whose forward pass can be explained, {_explained()}; got {name}, {named}")
+        raise ValueError(
+            f"MODEL must be one whose forward pass can be explained, {_explained()}; got {name}, {named}{CONVERTED}"
+        )
     model = kinds[named].from_pretrained(name, attn_implementation="eager").eval()
     return model, AutoTokenizer.from_pretrained(name)
 

@@ -92,7 +92,7 @@ function matrix(view) {
   const drawn = over && columns <= TABLE && rows <= TABLE ? table : over ? square : strips;
   const { element, draw } = drawn({ view, names, over, rows, columns, numbers, tell });
   const figure = make("figure", {}, caption, element, cell);
-  repaint.push((colours) => {
+  const again = (colours) => {
     const found = numbers(), most = view.scale === "unit" ? 1 : greatest(found);
     const title = view.title.replace("{head}", state.head);
     caption.replaceChildren(make("span", {}, ...marked(title)), make("span", { class: "range" }, view.scale === "unit" ? "0 … 1" : `±${figures(most, 3)}`));
@@ -100,7 +100,8 @@ function matrix(view) {
       `${title.replace(/[_^{}]/g, "")}, ${rows} rows, ${columns} columns; arrow keys move over the numbers`);
     cell.textContent = "";
     draw(found, most, colours);
-  });
+  };
+  repaint.push(Object.assign(again, { ofHead: heads || view.parts > 1 }));
   return figure;
 }
 
