@@ -6,6 +6,7 @@ import platform
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -250,6 +251,7 @@ def test_tensorboard_holds_what_the_metrics_hold(tmp_path):
     with log(tmp_path) as journal:
         train(journal, 1, 5, 10)
         journal.validation(10, {"bleu": 7.0})
+    time.sleep(1.01)  # files are read in the order of their names, which begin with the second
     with log(tmp_path, start_step=5) as journal:
         train(journal, 10, loss=9.0)
     board = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))

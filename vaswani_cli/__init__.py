@@ -23,6 +23,8 @@ VERBS = {
     "convert": "make a folder of ours of another library's model",
     "attention": "show what each word of a text looks at",
     "demo": "try a model in a browser",
+    "explain": "walk through what a model computes of a text",
+    "compare": "have BERT and GPT fill the same blank",
     "export": "write a model for another library",
     "publish": "put a model on the Hub, with its card, and check that it loads anywhere",
     "evaluate-translation": "score a model on a test set: BLEU, chrF, and the paper's Table 2",

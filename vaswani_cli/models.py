@@ -14,10 +14,11 @@ def add_model(parser: argparse.ArgumentParser, *, default: str | None = None) ->
     """
     more = {} if default is None else {"nargs": "?", "default": default}
     told = WORDS if default is None else f"{WORDS} ({default})"
-    parser.add_argument("model", metavar="MODEL", type=_found, help=told, **more)  # type: ignore[arg-type]
+    parser.add_argument("model", metavar="MODEL", type=found_model, help=told, **more)  # type: ignore[arg-type]
 
 
-def _found(name: str) -> str:
+def found_model(name: str) -> str:
+    """Returns the folder of an embedded model, or the name as it is."""
     if not name.startswith("demo-"):  # the package is not imported for the others, so that errors are told at once
         return name
     from vaswani_transformer.embedded_models import model_folder

@@ -71,7 +71,7 @@ def attention_maps(
             f"a target is of an encoder-decoder, or the second text of an encoder; got {type(model).__name__}, which "
             "reads one text from left to right: put the target behind the text"
         )
-    inputs, notice = _encoded(tokenizer, text, target)
+    inputs, notice = encoded(tokenizer, text, target)
     words = words_of(tokenizer, inputs["input_ids"][0].tolist())
     found = _weights(model, "attentions", **_given(model, inputs))
     return {kind: AttentionMap(words, words, found["attentions"])}, notice
@@ -80,12 +80,12 @@ def attention_maps(
 def _of_both(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, target: str | None
 ) -> tuple[dict[str, AttentionMap], str]:
-    inputs, notice = _encoded(tokenizer, text)
+    inputs, notice = encoded(tokenizer, text)
     source = words_of(tokenizer, inputs["input_ids"][0].tolist())
     if target is None:
         states = _weights(model.get_encoder(), "attentions", **_given(model, inputs))
         return {"encoder": AttentionMap(source, source, states["attentions"])}, notice
-    shown, more = _encoded(tokenizer, target, side="text_target")
+    shown, more = encoded(tokenizer, target, side="text_target")
     labels = shown["input_ids"]
     names = ("encoder_attentions", "decoder_attentions", "cross_attentions")
     found = _weights(model, *names, **_given(model, inputs), labels=labels.to(model.device))
@@ -142,16 +142,32 @@ def load_viewed_model(name: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
         ) from error
 
 
-def _encoded(
-    tokenizer: PreTrainedTokenizerBase, text: str, second: str | None = None, *, side: str = "text"
+def encoded(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    second: str | None = None,
+    *,
+    side: str = "text",
+    most: int = MOST_TOKENS,
 ) -> tuple[Mapping[str, Any], str]:
-    """The tokens of a text [1, T], and a notice where it has too many and is cut."""
+    """Returns the tokens of a text [1, T], and a notice where it has too many and is cut.
+
+    Args:
+        tokenizer: of the model.
+        text: what it reads.
+        second: a second text behind it.
+        side: "text", or "text_target" for what the decoder reads.
+        most: tokens that are kept.
+
+    Raises:
+        ValueError: a text without a token.
+    """
     given: dict[str, Any] = {side: _whole(text)} | ({} if second is None else {"text_pair": _whole(second)})
     count = len(tokenizer(**given, verbose=False)["input_ids"])  # type: ignore[arg-type]
-    found: Any = tokenizer(**given, truncation=True, max_length=MOST_TOKENS, return_tensors="pt")
+    found: Any = tokenizer(**given, truncation=True, max_length=most, return_tensors="pt")
     if not count:
         raise ValueError(f"a text must have a token; got {text[:40]!r}")
-    notice = f"The first {MOST_TOKENS} of {count} tokens are shown." if count > MOST_TOKENS else ""
+    notice = f"The first {most} of {count} tokens are shown." if count > most else ""
     return found, notice
 
 

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import zlib
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -12,23 +13,28 @@ import numpy as np
 STEPS = 2**19  # a weight is told to half of 1 / STEPS, which is below 1e-6
 
 
-def make_page(name: str, data: dict[str, Any], *, title: str) -> str:
+def make_page(name: str, data: dict[str, Any], *, title: str, parts: Sequence[str] = ()) -> str:
     """Returns a page with its data, style and code in it.
 
     Args:
         name: of the page's body and code, NAME.html and NAME.js beside this module.
         data: what JSON can hold; texts are shown as text, whatever stands in them.
         title: of the page.
+        parts: code and style that it shares with other pages, PART.js and PART.css.
     """
     place = files("vaswani_transformer.viewing")
-    parts = {
+
+    def read(*names: str) -> str:
+        return "".join((place / name).read_text(encoding="utf-8") for name in names)
+
+    found = {
         "TITLE": title.replace("&", "&amp;").replace("<", "&lt;"),
-        "STYLE": (place / "page.css").read_text(encoding="utf-8"),
-        "BODY": (place / f"{name}.html").read_text(encoding="utf-8"),
+        "STYLE": read("page.css", *(f"{part}.css" for part in parts if (place / f"{part}.css").is_file())),
+        "BODY": read(f"{name}.html"),
         "DATA": json.dumps(data, ensure_ascii=True).replace("<", "\\u003c"),
-        "CODE": (place / "page.js").read_text(encoding="utf-8") + (place / f"{name}.js").read_text(encoding="utf-8"),
+        "CODE": read("page.js", *(f"{part}.js" for part in parts), f"{name}.js"),
     }
-    return re.sub("@([A-Z]+)@", lambda mark: parts[mark[1]], (place / "page.html").read_text(encoding="utf-8"))
+    return re.sub("@([A-Z]+)@", lambda mark: found[mark[1]], read("page.html"))
 
 
 def packed_weights(weights: np.ndarray) -> str:
