@@ -86,3 +86,17 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
 def test_a_space_is_written_or_a_demo_started_and_not_both(tmp_path, capsys):
     assert main(["demo", "demo-gpt", "--space", str(tmp_path / "space"), "--share", "--port", "80"]) == 2
     assert "--space writes a folder and starts nothing; got --port and --share with it" in capsys.readouterr().err
+
+
+def test_publish_writes_the_space_before_anything_is_sent(tmp_path, capsys):
+    model = str(FOLDER / "demo-gpt")
+    assert main(["publish", model, "jane/gpt", "--space", str(tmp_path / "space")]) == 2  # offline: nothing can be sent
+    assert "Nothing was sent" in capsys.readouterr().err
+    assert (tmp_path / "space" / "app.py").is_file()
+
+
+def test_a_rehearsal_writes_no_space(tmp_path, capsys):
+    words = ["publish", str(FOLDER / "demo-gpt"), "jane/gpt", "--dry-run", "--space", str(tmp_path / "space")]
+    assert main(words) == 2
+    assert "--dry-run writes nothing; got --space" in capsys.readouterr().err
+    assert not (tmp_path / "space").exists()
