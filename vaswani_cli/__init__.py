@@ -11,14 +11,14 @@ from collections.abc import Sequence
 VERBS = {
     "plan": "tell what a recipe needs: memory of each GPU, time, money",
     "train": "train a model from a recipe",
-    "finetune": "fine-tune a BERT on labelled data",
+    "finetune": "fine-tune a BERT or a GPT on labelled data",
     "recipes": "list the recipes that ship",
     "average": "average the weights of a run's checkpoints",
     "train-tokenizer": "train a tokenizer on text",
     "translate": "translate lines of text",
     "generate": "go on with a prompt",
     "perplexity": "score a causal language model on text: of a token, a word, a byte",
-    "evaluate": "ask a causal language model tasks with zero, one and a few examples",
+    "evaluate": "ask a model tasks with zero, one and a few examples",
     "lm-eval": "run lm-eval's tasks with the fast scorer",
     "convert": "make a folder of ours of another library's model",
     "attention": "show what each word of a text looks at",
@@ -68,7 +68,7 @@ def _overview(words: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="vaswani",
         usage="vaswani VERB [arguments]",
-        description=f"Train, score, use and publish the original Transformer.\n\nverbs:\n{listing}",
+        description=f"Train, score, use, show and publish the Transformer of 2017, BERT and GPT.\n\nverbs:\n{listing}",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
