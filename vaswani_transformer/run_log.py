@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
 LOSS_IMAGE = "loss.png"
 EXTRA = "vaswani-transformer[viz]"
-PACKAGES = ["vaswani-transformer", "torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors"]
+PACKAGES = ["torch", "transformers", "accelerate", "datasets", "tokenizers", "safetensors"]
 PACKAGES += ["numpy", "sacrebleu", "deepspeed", "peft"]
 
 
@@ -331,7 +331,9 @@ def environment() -> dict[str, Any]:
 
     `commit` is the package's own checkout's ("-dirty" when files differ from it), None when it was installed.
     """
-    versions = {}
+    from vaswani_transformer import __version__
+
+    versions = {"vaswani-transformer": __version__}  # also where the checkout is not installed
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)

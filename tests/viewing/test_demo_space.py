@@ -19,8 +19,7 @@ GRADIO = "6.31.0"
 @pytest.fixture(autouse=True)
 def with_gradio(monkeypatch):
     """A Space is written from Gradio's version alone."""
-    ours = demo_space.version
-    monkeypatch.setattr(demo_space, "version", lambda name: GRADIO if name == "gradio" else ours(name))
+    monkeypatch.setattr(demo_space, "version", {"gradio": GRADIO}.__getitem__)
     monkeypatch.setattr(demo_space, "gradio", lambda: None)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from .. import __version__
 from ..evaluation.scorers import kind_of, load_scored_model
 from .demo import MOST_CHARACTERS
 from .demo_app import gradio
@@ -64,7 +65,7 @@ def write_space(name: str | Path, out: str | Path, *, max_characters: int = MOST
     if not copied:
         text = text.replace("from pathlib import Path\n\n", "")
     (out / "app.py").write_text(text, encoding="utf-8")
-    requirement = f"vaswani-transformer[app]>={version('vaswani-transformer')}\n"
+    requirement = f"vaswani-transformer[app]>={__version__}\n"
     (out / "requirements.txt").write_text(requirement, encoding="utf-8")
     (out / "README.md").write_text(_readme(title, summary, hub=not copied), encoding="utf-8")
     return out
