@@ -1,4 +1,4 @@
-"""A run's output folder: whether a new run may have it, and the checkpoint from which an interrupted one goes on."""
+"""Output folders: whether something new may have one, and the checkpoint from which an interrupted run goes on."""
 
 import logging
 import os
@@ -11,6 +11,22 @@ logger = logging.getLogger(__name__)
 RUN = "run.json"  # written last of all: where it is, the run is finished
 UNDER_WAY = "under-way"  # there while a run trains: a restarted process may go on in this folder
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "VASWANI_RESTART")  # set by the launchers, 0 the first time
+
+
+def new_folder(out: str | Path, *, use: str) -> Path:
+    """A folder that something whole is written to; it need not be there.
+
+    Args:
+        out: the folder.
+        use: what it is for, as in "export to".
+
+    Raises:
+        ValueError: it is in use.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"the folder to {use} must be new or empty; got {out}: name another one")
+    return out
 
 
 def starting_point(output: Path, *, resume: bool) -> Path | None:

@@ -78,7 +78,7 @@ def test_nothing_of_this_machine_or_of_the_training_is_in_a_space(tmp_path):
 def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     assert main(["demo", "demo-gpt", "--space", str(tmp_path)]) == 2
-    assert "written into a new or empty folder" in capsys.readouterr().err
+    assert "the folder to write a Space into must be new or empty" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

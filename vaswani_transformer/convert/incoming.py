@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..run_folder import new_folder
+
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5  # of the largest logit, or of 1 where none is larger
@@ -82,9 +84,7 @@ def write(source: Source, out: str | Path) -> Conversion:
         ValueError: weights that are missing, left over or of another shape, a vocabulary that the weights do not hold,
             logits other than the source's, a folder in use.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"the folder to convert into must be new or empty; got {out}")
+    out = new_folder(out, use="convert into")
     model = filled(source)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:

@@ -1,4 +1,4 @@
-"""What every export begins and ends with: a new folder, a model of ours, its tokenizer."""
+"""What every export begins and ends with: a model of ours, its tokenizer, the comparison."""
 
 import importlib
 import logging
@@ -23,18 +23,6 @@ FAMILIES = {
 TOLERANCE = 1e-5  # of the largest logit, or of 1 where none is larger
 ROWS, LENGTH = 8, 16  # of the texts that are compared
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt")
-
-
-def new_folder(out: str | Path) -> Path:
-    """The folder to export to; it need not be there.
-
-    Raises:
-        ValueError: it is in use.
-    """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"the folder to export to must be new or empty; got {out}")
-    return out
 
 
 def model_to_export(source: str | Path) -> Any:

@@ -14,8 +14,9 @@ from ..models import (
     VaswaniTransformerConfig,
     VaswaniTransformerForConditionalGeneration,
 )
+from ..run_folder import new_folder
 from .ctranslate2_specs import bert_spec, gpt_spec, transformer_spec
-from .outgoing import model_to_export, new_folder, required, tokenizer_to_export
+from .outgoing import model_to_export, required, tokenizer_to_export
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def export_to_ctranslate2(source: str | Path, out: str | Path, *, quantization: 
     require_ctranslate2()
     if quantization not in QUANTIZATIONS:
         raise ValueError(f"quantization must be one of {', '.join(QUANTIZATIONS)}; got {quantization!r}")
-    out = new_folder(out)
+    out = new_folder(out, use="export to")
     model, spec = _specified(model_to_export(source).float())
     tokenizer = tokenizer_to_export(source)
     names = token_names(tokenizer, model.config.vocab_size)

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from ..models import VaswaniGPTConfig
 from ..models.configuration_gpt import TANH_GELU
-from .outgoing import TOLERANCE, difference, model_to_export, new_folder, required, tokenizer_to_export
+from ..run_folder import new_folder
+from .outgoing import TOLERANCE, difference, model_to_export, required, tokenizer_to_export
 from .to_transformers import plain_model
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def export_to_gguf(source: str | Path, out: str | Path) -> Path:
             GPT-2's byte pairs, or one of more tokens than the model; a folder that is in use.
         ImportError: without the extra [gguf].
     """
-    out, model = new_folder(out), model_to_export(source)
+    out, model = new_folder(out, use="export to"), model_to_export(source)
     if obstacles := list(_obstacles(model)):
         raise ValueError(
             f"GGUF's gpt2 must have {'; '.join(obstacles)}: the folder as it is loads anywhere with "

@@ -23,7 +23,8 @@ from ..models import (
     VaswaniTransformerForConditionalGeneration,
 )
 from ..models.attention import split_heads
-from .outgoing import model_to_export, new_folder, required, tokenizer_to_export
+from ..run_folder import new_folder
+from .outgoing import model_to_export, required, tokenizer_to_export
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def export_to_onnx(source: str | Path, out: str | Path) -> Path:
         ValueError: a translation model without its output head, a folder that is in use.
         ImportError: without the extra [onnx].
     """
-    out, model = new_folder(out), model_to_export(source).float()
+    out, model = new_folder(out, use="export to"), model_to_export(source).float()
     model.set_attn_implementation("eager")  # the others' graphs are longer, and no faster in onnxruntime
     graphs = _graphs(model)
     for name in ("onnx", "onnxscript", "onnxruntime"):

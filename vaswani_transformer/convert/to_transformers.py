@@ -21,7 +21,8 @@ from ..models import (
 )
 from ..models.configuration_gpt import TANH_GELU
 from ..models.pretrained_gpt import RENAMED, TRANSPOSED
-from .outgoing import TOLERANCE, difference, model_to_export, new_folder, tokenizer_to_export
+from ..run_folder import new_folder
+from .outgoing import TOLERANCE, difference, model_to_export, tokenizer_to_export
 from .to_marian import marian_model
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def export_to_transformers(source: str | Path, out: str | Path) -> Path:
         ValueError: a setting that transformers' class cannot express, a head or a model that it has not, logits that
             differ by more than 1e-5 of the largest, a folder that is in use.
     """
-    out = new_folder(out)
+    out = new_folder(out, use="export to")
     model = model_to_export(source)
     theirs = plain_model(model)
     if theirs.can_generate() and model.can_generate() and theirs.config.model_type != "marian":

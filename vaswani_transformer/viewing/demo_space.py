@@ -7,6 +7,7 @@ import yaml
 
 from .. import __version__
 from ..evaluation.scorers import kind_of, load_scored_model
+from ..run_folder import new_folder
 from .demo import MOST_CHARACTERS
 from .demo_app import gradio
 
@@ -47,9 +48,7 @@ def write_space(name: str | Path, out: str | Path, *, max_characters: int = MOST
         ValueError: a folder that holds something, no model, a limit below 1.
     """
     gradio()
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"a Space is written into a new or empty folder; got {out}: name another one")
+    out = new_folder(out, use="write a Space into")
     if max_characters < 1:
         raise ValueError(f"max_characters must be at least 1; got {max_characters=}")
     model, tokenizer = load_scored_model(name, device="cpu")
