@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .models import add_model
+from .models import add_model, check_text
 from .translate import positive
 
 KINDS = ("encoder", "decoder", "cross")
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `vaswani attention`."""
     parser.description = "Show the attention of a Transformer, BERT, GPT or another model to a text."
     parser.epilog = EPILOG
-    add_model(parser)
+    add_model(parser, default="demo-transformer")
     parser.add_argument("text", metavar="TEXT", help="what the model reads")
     parser.add_argument("--target", metavar="TEXT", help="a translation shown to the decoder; BERT's second text")
     parser.add_argument("--kind", choices=KINDS, help="the attention that is shown first (the first there is)")
@@ -39,13 +39,17 @@ def _head(text: str) -> int | None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the page or the picture, and prints its name."""
+    check_text(arguments.text)
     out = Path(arguments.out)
     if out.suffix not in (".html", *PICTURES):
         raise ValueError(f"--out must be a page, .html, or a picture, .png or .svg; got --out {out}")
+    from transformers.utils.logging import disable_progress_bar
+
     from vaswani_transformer.viewing.attention_maps import attention_maps, choose, load_viewed_model
     from vaswani_transformer.viewing.attention_page import attention_page
     from vaswani_transformer.viewing.attention_picture import draw_attention
 
+    disable_progress_bar()  # a model is read in a moment
     model, tokenizer = load_viewed_model(arguments.model)
     maps, notice = attention_maps(model, tokenizer, arguments.text, target=arguments.target)
     kind = choose(maps, kind=arguments.kind, layer=arguments.layer, head=arguments.head)

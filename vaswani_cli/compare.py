@@ -29,10 +29,13 @@ def run(arguments: argparse.Namespace) -> int:
     out = Path(arguments.out)
     if out.suffix != ".html":
         raise ValueError(f"--out must be a page, .html; got --out {out}")
+    from transformers.utils.logging import disable_progress_bar
+
     from vaswani_transformer.viewing.compare_page import compare_page
     from vaswani_transformer.viewing.compared import compare_models
     from vaswani_transformer.viewing.explained import load_explained_model
 
+    disable_progress_bar()  # a model is read in a moment
     names = arguments.models or [found_model(name) for name in MODELS]
     models = [(Path(name).name, *load_explained_model(name)) for name in names]
     out.write_text(compare_page(compare_models(models, arguments.text)), encoding="utf-8")

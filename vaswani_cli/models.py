@@ -1,6 +1,7 @@
 """The argument MODEL, which embedded models have names for."""
 
 import argparse
+from pathlib import Path
 
 WORDS = "a model's folder, its name on the Hub, or demo-transformer, demo-bert, demo-gpt, which ship with the package"
 
@@ -24,3 +25,13 @@ def found_model(name: str) -> str:
     from vaswani_transformer.embedded_models import model_folder
 
     return model_folder(name)
+
+
+def check_text(text: str) -> None:
+    """Refuses a model's name where its text is left out, and MODEL may be.
+
+    Raises:
+        ValueError: the text names an embedded model, or a folder with one.
+    """
+    if found_model(text) != text or (Path(text) / "config.json").is_file():
+        raise ValueError(f"TEXT must be what the model reads; got a model's name, {text!r}: write the text behind it")

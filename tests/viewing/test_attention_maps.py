@@ -21,12 +21,13 @@ from transformers import (
 from vaswani_transformer import (
     VaswaniBertConfig,
     VaswaniBertModel,
+    VaswaniGPT2Tokenizer,
     VaswaniGPTConfig,
     VaswaniGPTModel,
     VaswaniTransformerConfig,
     VaswaniTransformerForConditionalGeneration,
 )
-from vaswani_transformer.viewing.attention_maps import MOST_TOKENS, attention_maps, choose
+from vaswani_transformer.viewing.attention_maps import MOST_TOKENS, attention_maps, choose, words_of
 
 WORDS = ["<pad>", "</s>", "<unk>", *"abcdefgh"]
 TEXT, TARGET = "a b c", "d e"
@@ -168,3 +169,11 @@ def test_a_model_without_attention_is_refused_with_what_it_gave():
 def test_what_is_not_there_is_told_with_what_there_is(asked, told):
     with pytest.raises(ValueError, match=told):
         choose(maps_of("our transformer")[1], **({"kind": None, "layer": None, "head": None} | asked))
+
+
+def test_spaces_alone_are_shown_as_signs_and_other_tokens_as_their_text():
+    made = VaswaniGPT2Tokenizer.train(["two words", "a  b\n\nc\td"], vocab_size=262)
+    ids = made("a \n\té")["input_ids"]
+    assert "".join(words_of(made, ids)).startswith("a␣⏎⇥")
+    assert words_of(made, made(" ")["input_ids"]) == ("␣",)
+    assert "Ġ" not in "".join(words_of(made, ids))

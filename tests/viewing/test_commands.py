@@ -39,3 +39,23 @@ def test_what_is_no_page_is_refused_before_anything_is_loaded(words, capsys):
 def test_a_layer_that_is_not_there_is_told_in_one_line(tmp_path, capsys):
     assert main(["explain", "demo-gpt", "It was", "--layer", "9", "--out", str(tmp_path / "page.html")]) == 2
     assert "the model has the layers 1 to 4; got layer=9" in capsys.readouterr().err
+
+
+def test_attention_and_explain_show_the_transformer_that_ships_where_no_model_is_named(tmp_path):
+    for verb in ("attention", "explain"):
+        out = tmp_path / f"{verb}.html"
+        assert main([verb, "--out", str(out), "The package contains files."]) == 0
+        assert "demo-transformer" in out.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("verb", ["attention", "explain"])
+def test_a_models_name_without_a_text_is_told(verb, tmp_path, capsys):
+    assert main([verb, "demo-gpt", "--out", str(tmp_path / "page.html")]) == 2
+    assert "TEXT must be what the model reads; got a model's name" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("words", [["attention", "demo-bert", "It was [MASK]."], ["compare", "It was ___ that"]])
+def test_nothing_is_told_of_weights_that_a_page_does_not_need(words, tmp_path, capfd):
+    assert main([*words, "--out", str(tmp_path / "page.html")]) == 0
+    assert capfd.readouterr().err == ""

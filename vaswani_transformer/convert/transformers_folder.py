@@ -15,8 +15,8 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.utils import logging as hf_logging
 
+from ..evaluation.whole_weights import quiet_reports
 from ..models import VaswaniBertTokenizer, VaswaniGPT2Tokenizer
 from ..models.configuration_gpt import FIXED
 from .incoming import Inputs, Source, logits_of, precision
@@ -143,22 +143,20 @@ def as_ours(ours: type[PreTrainedModel], config: Any, weights: Mapping[str, Tens
         asked = sum(parameter.numel() for parameter in ours(config).parameters())
     if asked > 2 * held + 2**20:  # weights that are merely missing are told by their names, later
         raise ValueError(f"the weights must be those of the configuration; got {held} numbers for its {asked}")
-    apart, level = copy.deepcopy(config), hf_logging.get_verbosity()
+    apart = copy.deepcopy(config)
     apart.tie_word_embeddings = False  # the two names of a tied weight are compared later, as every other reader's
-    hf_logging.set_verbosity_error()  # what is missing is told later, too
     try:
-        found: tuple[Any, Any] = ours.from_pretrained(  # type: ignore[assignment]
-            None,
-            config=apart,
-            state_dict=dict(weights),
-            dtype=dtype,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        with quiet_reports():  # what is missing is told later, too
+            found: tuple[Any, Any] = ours.from_pretrained(  # type: ignore[assignment]
+                None,
+                config=apart,
+                state_dict=dict(weights),
+                dtype=dtype,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except RuntimeError as error:
         raise ValueError(f"weights must be laid out as transformers has them; got others: {error}") from error
-    finally:
-        hf_logging.set_verbosity(level)
     model, told = found
     made = {name: tensor for name, tensor in model.state_dict().items() if name not in told["missing_keys"]}
     made |= {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape, _ in told["mismatched_keys"]}

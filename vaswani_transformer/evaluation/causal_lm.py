@@ -18,6 +18,7 @@ from transformers.utils import cached_file
 from ..models import VaswaniGPTConfig, VaswaniGPTForCausalLM, VaswaniGPTTokenizer
 from ..models.configuration_gpt import FIXED, FOREIGN
 from .devices import device_named
+from .whole_weights import load_whole
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ def load_causal_lm(
         device: the GPU where there is one, where left out.
 
     Raises:
-        ValueError: nothing to load, a folder without a tokenizer, a model that is no causal language model, or a
-            device that is not here.
+        ValueError: nothing to load, weights that are not there, a folder without a tokenizer, a model that is no
+            causal language model, or a device that is not here.
     """
     name, place = str(name), device_named(device)
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
@@ -49,7 +50,8 @@ def load_causal_lm(
         foreign = config.model_type in FOREIGN
         ours = foreign and all(getattr(config, switch, value) == value for switch, value in FIXED.items())
         model_class: Any = VaswaniGPTForCausalLM if ours else AutoModelForCausalLM
-        model = model_class.from_pretrained(name, **({} if dtype is None else {"dtype": dtype}))
+        more: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+        model = load_whole(model_class, name, part="language model", **more)
         tokenizer = _tokenizer(name)
     except OSError as error:
         raise ValueError(
@@ -58,7 +60,7 @@ def load_causal_lm(
     if len(tokenizer) > model.config.vocab_size:
         size = model.config.vocab_size
         raise ValueError(f"the tokenizer must not have more tokens than the model; got {len(tokenizer)}, {size=}")
-    return model.to(place).eval(), tokenizer
+    return model.to(place), tokenizer
 
 
 def _tokenizer(name: str) -> PreTrainedTokenizerBase:

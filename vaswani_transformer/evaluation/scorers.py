@@ -24,6 +24,7 @@ from .masked_scoring import PLL, MaskedScorer, MaskedTokens
 from .packed_scoring import PackedScorer
 from .scoring import Likelihood, Tokens
 from .tasks import Task
+from .whole_weights import load_whole
 
 KINDS = ("causal", "masked", "encoder_decoder")
 Score = Callable[[Sequence[Sequence[Any]]], Iterator[tuple[int, list[Likelihood]]]]
@@ -141,19 +142,17 @@ def load_as(
     """
     place = device_named(device)
     try:
-        more = {} if dtype is None else {"dtype": dtype}
-        model, info = auto.from_pretrained(name, output_loading_info=True, **more)
+        more: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+        model = load_whole(auto, name, part=part, **more)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except OSError as error:
         raise ValueError(
             f"MODEL must be a folder with a model and its tokenizer, or a Hub name; got {name}: {error}"
         ) from error
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"MODEL must have the weights of its {part}; got {name} without {missing[0]}")
     if len(tokenizer) > model.config.vocab_size:
         size = model.config.vocab_size
         raise ValueError(f"the tokenizer must not have more tokens than the model; got {len(tokenizer)}, {size=}")
-    return model.to(place).eval(), tokenizer
+    return model.to(place), tokenizer
 
 
 def _auto_class(name: str) -> Any:

@@ -21,9 +21,11 @@ from transformers import (
 )
 
 from ..evaluation.translation import evaluating
+from ..evaluation.whole_weights import load_whole
 
 MOST_TOKENS = 128  # of a text; the rest is cut, with a notice
 KINDS = ("encoder", "decoder", "cross")
+SPACES = str.maketrans({" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥"})  # as a person sees them
 START = "‹start›"  # the decoder's first input, whatever a model has for it
 
 
@@ -128,13 +130,14 @@ def load_viewed_model(name: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
         name: a folder, or a name on the Hub.
 
     Raises:
-        ValueError: nothing to load.
+        ValueError: nothing to load, or weights that are not there.
     """
     name = str(name)
     try:
         config = AutoConfig.from_pretrained(name)
         auto: Any = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModel
-        return auto.from_pretrained(name, attn_implementation="eager").eval(), AutoTokenizer.from_pretrained(name)
+        how = {"part": "attention", "unneeded": "pooler", "attn_implementation": "eager"}
+        return load_whole(auto, name, **how), AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
@@ -177,11 +180,16 @@ def _whole(text: str) -> str:
 
 
 def words_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, ...]:
-    """Returns each token as a person reads it: its text, or its name where it has none or is a part of a letter."""
+    """Returns each token as a person reads it: its text, or its name where it has none or is a part of a letter.
+
+    Spaces alone and the ends of lines are signs: ␣, ⏎, ␍, ⇥.
+    """
     words = []
     for number in ids:
         word = str(tokenizer.decode([number], clean_up_tokenization_spaces=False))
-        words.append(str(tokenizer.convert_ids_to_tokens(number)) if "\ufffd" in word or not word.strip() else word)
+        if "\ufffd" in word or not word:
+            word = str(tokenizer.convert_ids_to_tokens(number))
+        words.append(word if word.strip() else word.translate(SPACES))
     return tuple(words)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation.translation import evaluating
+from ..evaluation.whole_weights import load_whole
 from ..models import (
     VaswaniBertForMaskedLM,
     VaswaniBertForPreTraining,
@@ -79,7 +80,7 @@ def load_explained_model(name: str | Path) -> tuple[Any, PreTrainedTokenizerBase
         name: a folder, or a name on the Hub.
 
     Raises:
-        ValueError: nothing to load, or a model that cannot be explained.
+        ValueError: nothing to load, weights that are not there, or a model that cannot be explained.
     """
     name = str(name)
     try:
@@ -95,7 +96,7 @@ def load_explained_model(name: str | Path) -> tuple[Any, PreTrainedTokenizerBase
         raise ValueError(
             f"MODEL must be one whose forward pass can be explained, {_explained()}; got {name}, {named}{CONVERTED}"
         )
-    model = kinds[named].from_pretrained(name, attn_implementation="eager").eval()
+    model = load_whole(kinds[named], name, part="forward pass", attn_implementation="eager")
     return model, AutoTokenizer.from_pretrained(name)
 
 
