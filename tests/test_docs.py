@@ -345,13 +345,15 @@ def test_every_command_of_the_tutorial_parses_and_its_keys_are_read(command):
 def test_the_tutorial_tells_of_all_it_promises():
     verbs = [command.split()[1] for command in tutorial_commands()]
     assert list(dict.fromkeys(verbs)) == [
+        "attention",
         "train-tokenizer",
         "recipes",
         "train",
         "perplexity",
         "evaluate",
         "generate",
-        "attention",
+        "explain",
+        "compare",
         "finetune",
         "export",
         "publish",
@@ -381,8 +383,11 @@ def test_the_tutorial_runs_as_it_stands(tmp_path):
     assert "It is a truth universally acknowledged" in result.stdout
     assert "license: cc0-1.0" in result.stdout  # the card, last of all
     for name in (
+        "first.html",
         "perplexity.json",
         "attention.html",
+        "explain.html",
+        "compare.html",
         "runs/gpt/loss.png",
         "runs/few-shot/results.json",
         "runs/novels/run.json",
