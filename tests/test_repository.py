@@ -123,7 +123,7 @@ def requirement_names(requirements: list[str]) -> set[str]:
 def test_the_extra_all_names_every_optional_extra_that_any_machine_can_use():
     extras = PROJECT["optional-dependencies"]
     named = set(re.findall(r"[\w-]+", extras["all"][0].partition("[")[2]))
-    assert named == set(extras) - {"all", "app", "lm-eval", "test", "cuda", "deepspeed"}
+    assert named == set(extras) - {"all", "lm-eval", "test", "cuda", "deepspeed"}
 
 
 @pytest.mark.parametrize(
