@@ -27,6 +27,11 @@ GPT_SIZES |= {"max_position_embeddings": 40}
 MakeModel = Callable[..., VaswaniTransformerForConditionalGeneration]
 
 
+def logits_of(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    with torch.no_grad():
+        return model(**batch).logits[batch["labels"] != -100]
+
+
 @pytest.fixture
 def make_model() -> MakeModel:
     """Builds a toy model in eval mode whose every weight is random, biases and norms too."""
