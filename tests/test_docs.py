@@ -33,10 +33,11 @@ CONFIGS = {config.__name__: config for config in (VaswaniTransformerConfig, Vasw
 # The numbered sections of the papers that describe a model, its training or its evaluation.
 SECTIONS = {
     "Vaswani et al. (2017)": "3.1 3.2.1 3.2.2 3.2.3 3.3 3.4 3.5 4 5.1 5.2 5.3 5.4 6.1 6.2 6.3",
-    "Devlin et al. (2018)": "3 3.1 3.2 4.1 4.2 4.3 4.4 5.1 5.2 5.3 A.1 A.2 A.3 A.5 B.1 C.1 C.2",
+    "Devlin et al. (2018)": "3 3.1 3.2 4.1 4.2 4.3 4.4 5.1 5.2 5.3 A.1 A.2 A.3 A.4 A.5 B.1 C.1 C.2",
     "Radford et al. (2018)": "3.1 3.2 3.3 4.1 4.2 5",
-    "Radford et al. (2019)": "2.1 2.2 2.3 3.1 3.3",
-    "Brown et al. (2020)": "2.1 2.2 2.3 2.4 3.9.1 3.9.2 4",
+    "Radford et al. (2019)": "2.1 2.2 2.3 3.1 3.2 3.3 3.4 3.5 3.6 3.7 3.8 4",
+    "Brown et al. (2020)": "2.1 2.2 2.3 2.4 3.1.1 3.1.2 3.1.3 3.1.4 3.2 3.3 3.4 3.5 3.6 3.7 3.8 3.9.1 3.9.2 3.9.3 "
+    "3.9.4 3.9.5 3.9.6 4",
 }
 EQUATIONS = {"Vaswani et al. (2017)": 3, "Radford et al. (2018)": 5}
 

@@ -62,6 +62,8 @@ class CausalData:
     Every epoch cuts the stream at other places, drawn from the seed and its number, and shuffles the rows. The first
     and the last row of an epoch may be shorter than the others.
 
+    Departure from the paper of 2018, whose rows are drawn at random: an epoch reads every token once.
+
     Attributes:
         tokenizer: any; its end-of-text token, if it has one, stands before every document.
         fingerprint: of text, tokenizer and options; equal on two machines where the data are.

@@ -35,7 +35,10 @@ class TokenLabelsOptions(LabelledOptions):
 
 
 class TokenLabelsData:
-    """Rows to what the model reads; arguments as for `ClassificationData`."""
+    """Rows to what the model reads; arguments as for `ClassificationData`.
+
+    Departure from the paper, which reads as much of the document around a sentence as fits: the sentence alone.
+    """
 
     Options = TokenLabelsOptions
     model = "VaswaniBertForTokenClassification"

@@ -1,4 +1,8 @@
-"""The public sets of GPT-3's paper and a few since, asked as lm-eval asks them unless a task's note says otherwise."""
+"""The public sets of GPT-3's paper and a few since, asked as lm-eval asks them unless a task's note says otherwise.
+
+Departures from the paper: the prompts are not those of its appendix G, and LAMBADA's shots are other questions of the
+test set, where the paper draws them from the development set.
+"""
 
 import re
 from collections.abc import Callable, Iterator, Sequence

@@ -17,7 +17,9 @@ from .packing import Packing, attend_packed
 
 
 class BertEmbeddings(nn.Module):
-    """Word, segment and learned position embeddings, summed, normalised, dropped; section 3 and figure 2.
+    """Word, segment and learned position embeddings, summed; section 3 and figure 2.
+
+    Departure from the paper, as Google's code: a norm and dropout on the sum.
 
     Args:
         config: sizes, hidden_dropout_prob, layer_norm_eps.
@@ -184,6 +186,8 @@ class BertEncoder(nn.Module):
 
 class BertPooler(nn.Module):
     """tanh(W x + b) of each sequence's first token, [CLS].
+
+    Departure from the paper, as Google's code: the paper's C is x itself.
 
     Args:
         config: hidden_size.

@@ -224,8 +224,9 @@ def chunked_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Summed label-smoothed cross-entropy of `hidden @ weight.T + bias`, holding the logits of one chunk at a time.
 
-    Smoothing is that of the paper's code: epsilon / (V - 1) on every wrong word, without the constant it subtracts
-    (the entropy of the smoothed target), so that 0 smoothing gives the plain negative log-likelihood.
+    Smoothing is that of the paper's code: epsilon / (V - 1) on every wrong word. Departures: the paper cites
+    Szegedy et al. (2016), who give epsilon / V to every word; its code also subtracts a constant, the entropy of the
+    smoothed target.
 
     Gradients are computed together with the loss, chunk by chunk, so that no logits are kept or computed twice. On CUDA
     liger-kernel's fused kernel does the same where it is installed, for the plain loss. `weights` multiply each token's

@@ -123,6 +123,8 @@ def span_loss(
 ) -> Tensor:
     """The mean of the cross-entropies of start and end, each over the examples that have one.
 
+    Departure from section 4.2 of Devlin et al. (2018), which adds the two: the mean is that of Google's code.
+
     Args:
         start_BS: logits of start, `PADDING_LOGIT` at padding.
         end_BS: logits of end, likewise.

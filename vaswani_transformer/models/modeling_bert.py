@@ -294,6 +294,8 @@ class VaswaniBertForNextSentencePrediction(VaswaniBertPreTrainedModel):
 class ClassifierModel(VaswaniBertPreTrainedModel):
     """What the models with a linear classifier share: dropout, and the classifier.
 
+    Departure from the paper, as Google's code: the paper's classifier is a matrix, without dropout and without a bias.
+
     Args:
         config: the model's configuration.
         classes: rows of the classifier.
