@@ -324,6 +324,31 @@ def test_every_field_of_transformers_configuration_has_a_row(config, part):
     ] == []
 
 
+
+def test_every_key_of_the_trainer_that_has_a_row_is_one_of_transformers():
+    rows = [row for row in OTHERS if row.part == "TrainingArguments"]
+    named = [name for row in rows for name in re.findall(r"`([a-z_0-9]+)`", row.theirs)]
+    assert len(named) > 40
+    # a value, and the name since transformers 5.23
+    known = {*transformers.TrainingArguments.__dataclass_fields__, "group_by_length", "activation_checkpointing"}
+    assert [name for name in named if name not in known] == []
+
+
+TEXTS = [*PAGES.values(), *((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "training/README.md"))]
+
+
+def commands_in_texts() -> set[str]:
+    """The commands of ours that stand inside a sentence or a table, those of the README's table of verbs left out."""
+    lines = [line for text in TEXTS for line in text.splitlines() if not line.startswith("| `vaswani ")]
+    found = {command for line in lines for command in re.findall(r"`(vaswani [a-z-]+ [^`]+)`", line)}
+    return {command for command in found if command.split()[1] in VERBS}
+
+
+@pytest.mark.parametrize("command", sorted(commands_in_texts()))
+def test_every_command_inside_a_text_parses(command):
+    verb, *arguments = shlex.split(command)[1:]
+    verb_parser(verb).parse_intermixed_args(arguments)
+
 BASH = re.findall(r"```bash\n(.*?)```", PAGES["tutorial.md"], flags=re.DOTALL)
 REHEARSED = re.search(r'REHEARSE="(.*)"', "".join(BASH))
 
