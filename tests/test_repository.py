@@ -259,6 +259,26 @@ def test_the_readme_names_every_verb():
     assert [verb for verb in VERBS if f"`vaswani {verb}" not in README] == []
 
 
+def part_of_the_readme(start: str, end: str) -> str:
+    return README.partition(start)[2].partition(end)[0]
+
+
+def test_the_readme_tells_what_every_extra_is_for():
+    told = part_of_the_readme("## Install\n", "\n## ")
+    assert [name for name in PROJECT["optional-dependencies"] if name != "test" and f"`[{name}]`" not in told] == []
+
+
+def test_the_ratios_of_the_readme_are_those_that_were_measured():
+    measured = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    rows = re.findall(r"\| (\d+\.\d\d) \| (?:(\d+\.\d\d) to (\d+\.\d\d) )?\|\n", part_of_the_readme("## Results\n", "\n## "))
+    first = re.findall(r"(?<![\d.])\d{1,2}\.\d\d(?!\d)", part_of_the_readme("# vaswani_transformer\n", "\n## Install"))
+    assert len(rows) > 15
+    assert len(first) > 5
+    ratios = {number for row in rows for number in row if number}
+    assert sorted(number for number in ratios if f" {number} " not in measured) == []
+    assert sorted(set(first) - ratios) == []
+
+
 def test_every_embedded_corpus_has_its_origin_and_licence_told():
     provenance = (PACKAGE / "embedded" / "PROVENANCE.md").read_text(encoding="utf-8")
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
