@@ -324,7 +324,6 @@ def test_every_field_of_transformers_configuration_has_a_row(config, part):
     ] == []
 
 
-
 def test_every_key_of_the_trainer_that_has_a_row_is_one_of_transformers():
     rows = [row for row in OTHERS if row.part == "TrainingArguments"]
     named = [name for row in rows for name in re.findall(r"`([a-z_0-9]+)`", row.theirs)]
@@ -348,6 +347,7 @@ def commands_in_texts() -> set[str]:
 def test_every_command_inside_a_text_parses(command):
     verb, *arguments = shlex.split(command)[1:]
     verb_parser(verb).parse_intermixed_args(arguments)
+
 
 BASH = re.findall(r"```bash\n(.*?)```", PAGES["tutorial.md"], flags=re.DOTALL)
 REHEARSED = re.search(r'REHEARSE="(.*)"', "".join(BASH))

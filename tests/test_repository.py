@@ -270,7 +270,9 @@ def test_the_readme_tells_what_every_extra_is_for():
 
 def test_the_ratios_of_the_readme_are_those_that_were_measured():
     measured = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
-    rows = re.findall(r"\| (\d+\.\d\d) \| (?:(\d+\.\d\d) to (\d+\.\d\d) )?\|\n", part_of_the_readme("## Results\n", "\n## "))
+    rows = re.findall(
+        r"\| (\d+\.\d\d) \| (?:(\d+\.\d\d) to (\d+\.\d\d) )?\|\n", part_of_the_readme("## Results\n", "\n## ")
+    )
     first = re.findall(r"(?<![\d.])\d{1,2}\.\d\d(?!\d)", part_of_the_readme("# vaswani_transformer\n", "\n## Install"))
     assert len(rows) > 15
     assert len(first) > 5
