@@ -22,7 +22,7 @@ from vaswani_transformer.finetune import TASKS
 from vaswani_transformer.finetune_recipe import FinetuneRecipe
 from vaswani_transformer.models import VaswaniBertConfig, VaswaniGPTConfig, VaswaniTransformerConfig
 from vaswani_transformer.models.configuration_transformer import CHOICES, SWITCHES
-from vaswani_transformer.recipe import TOKENIZER_KEYS, Recipe, load_recipe
+from vaswani_transformer.recipe import TOKENIZER_KEYS, OptimizerSection, Recipe, ScheduleSection, load_recipe
 from vaswani_transformer.sections import parse_yaml, read_section
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,6 +174,31 @@ def test_the_defaults_on_the_page_are_those_of_the_classes():
             assert parse_yaml(row[1].strip("`"), where=row[0]) == default, row
             compared += 1
     assert compared > 20
+
+
+def test_the_defaults_told_in_words_are_those_of_the_classes():
+    kinds = [Recipe, OptimizerSection, ScheduleSection, *(family.data.Options for family in FAMILIES.values())]
+    fields = {f"{kind.__name__}.{item.name}": item for kind in kinds for item in dataclasses.fields(kind)}
+    compared = 0
+    for row in tables("departures.md"):
+        found, told = SYMBOL.fullmatch(row[0]), re.match(r"`?([\w.]+)`? by default", row[-1])
+        if found and told:
+            assert parse_yaml(told[1], where=row[0]) == fields[found[1]].default, row
+            compared += 1
+    assert compared > 5
+
+
+def test_the_values_told_of_a_recipe_are_in_it():
+    compared = 0
+    for row in tables("departures.md"):
+        found, told = SYMBOL.fullmatch(row[0]), re.match(r"(`[\w.]+`|[\d.]+)[:,] ", row[-1])
+        if found and told and found[2].endswith(".yaml"):
+            value = parsed(found[2])
+            for key in found[1].split("."):
+                value = value[key]
+            assert parse_yaml(told[1].strip("`"), where=row[0]) == value, row
+            compared += 1
+    assert compared > 5
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "training" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
