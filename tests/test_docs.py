@@ -17,11 +17,13 @@ import transformers
 
 from vaswani_cli import VERBS, verb_parser
 from vaswani_transformer.convert import EXPORTS, SOURCES
+from vaswani_transformer.convert.fsmt import FIXED
 from vaswani_transformer.families import FAMILIES, planned_config
 from vaswani_transformer.finetune import TASKS
 from vaswani_transformer.finetune_recipe import FinetuneRecipe
 from vaswani_transformer.models import VaswaniBertConfig, VaswaniGPTConfig, VaswaniTransformerConfig
 from vaswani_transformer.models.configuration_transformer import CHOICES, SWITCHES
+from vaswani_transformer.models.tokenization_transformer import EOS, SPECIAL_TOKENS
 from vaswani_transformer.recipe import TOKENIZER_KEYS, OptimizerSection, Recipe, ScheduleSection, load_recipe
 from vaswani_transformer.sections import parse_yaml, read_section
 
@@ -334,6 +336,13 @@ def test_a_key_that_no_recipe_has_is_found_out():
         read_with("gpt-demo", ["model.bias=false"])
     with pytest.raises(ValueError, match="unknown recipe key"):
         read_with("bert-squad", ["data.doc_stride=128"])
+
+
+def test_what_every_fairseq_transformer_has_is_what_a_converted_one_gets():
+    (row,) = (row for row in OTHERS if row.theirs == "what every fairseq Transformer has")
+    told = {key: parse_yaml(value, where=key) for key, _, value in (span.partition("=") for span in row.spans)}
+    assert {f"model.{name}": value for name, value in FIXED.items()}.items() <= told.items()
+    assert told["model.decoder_start_token_id"] == SPECIAL_TOKENS.index(EOS)
 
 
 @pytest.mark.parametrize(
