@@ -8,6 +8,7 @@ from transformers import GPT2Config
 
 import vaswani_transformer
 from vaswani_transformer import VaswaniGPT2Tokenizer, VaswaniGPTConfig
+from vaswani_transformer.models.cache_names import CACHE
 
 from .scene import GPT_SIZES, Cases, Scene, assert_told, ids
 
@@ -80,22 +81,22 @@ CASES: Cases[Scene] = {
         r"labels must have the batch's shape \(1, 2\); got \(1, 1\)",
     ),
     "a cache of another model": (
-        lambda s: s.gpt()(ids([[5]]), past_key_values=s.gpt(n_head=4)(ids([[5, 6]]), use_cache=True).past_key_values),
+        lambda s: s.gpt()(ids([[5]]), cache=getattr(s.gpt(n_head=4)(ids([[5, 6]]), use_cache=True), CACHE)),
         r"of this model and this batch.*2 heads of 8; got .*\(1, 4, 2, 4\)",
     ),
     "a cache that is none": (
-        lambda s: s.gpt()(ids([[5]]), past_key_values=((1, 2),)),
+        lambda s: s.gpt()(ids([[5]]), cache=((1, 2),)),
         "must be a Cache of a decoder.*got tuple",
     ),
     "a cache of another batch": (
-        lambda s: s.gpt()(ids([[5], [6]]), past_key_values=s.gpt()(ids([[5]]), use_cache=True).past_key_values),
+        lambda s: s.gpt()(ids([[5], [6]]), cache=getattr(s.gpt()(ids([[5]]), use_cache=True), CACHE)),
         "this batch.*rows=2",
     ),
     "a mask that leaves out the cache": (
         lambda s: s.gpt()(
             ids([[5]]),
             attention_mask=ids([[1]]),
-            past_key_values=s.gpt()(ids([[5]]), use_cache=True).past_key_values,
+            cache=getattr(s.gpt()(ids([[5]]), use_cache=True), CACHE),
         ),
         r"cover the 2 tokens in the cache and the batch; got shape \(1, 1\)",
     ),

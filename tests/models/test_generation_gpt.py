@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache, GPT2Config, OpenAIGPTConfig, StaticCache
 
 from vaswani_transformer import VaswaniGPTForCausalLM
+from vaswani_transformer.models.cache_names import CACHE
 
 PEERS = {"gpt2": (GPT2Config, "GPT2LMHeadModel"), "openai-gpt": (OpenAIGPTConfig, "OpenAIGPTLMHeadModel")}
 BANDED: dict[str, Any] = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3}
@@ -90,7 +91,7 @@ def test_several_turns_of_one_cache_are_one_text(make_gpt, search) -> None:
     cache, ids = DynamicCache(config=model.config), torch.randint(1, 37, (1, 4))
     for _ in range(3):
         expected = written(model, {"input_ids": ids}, max_new_tokens=4, **SEARCHES[search])
-        got = written(model, {"input_ids": ids}, max_new_tokens=4, past_key_values=cache, **SEARCHES[search])
+        got = written(model, {"input_ids": ids}, max_new_tokens=4, **{CACHE: cache}, **SEARCHES[search])
         assert torch.equal(got, expected)
         ids = torch.cat((got, torch.randint(1, 37, (1, 3))), dim=1)
     assert cache.get_seq_length() == ids.shape[1] - 3 - 1
@@ -105,6 +106,6 @@ def test_prefill_and_a_decode_step_compile_without_a_graph_break(make_gpt, order
     cache = StaticCache(config=model.config, max_cache_len=12)
     with torch.no_grad():
         expected = model(ids, use_cache=False).logits
-        first = step(ids[:, :5], past_key_values=cache, use_cache=True).logits
-        rest = [step(ids[:, at : at + 1], past_key_values=cache, use_cache=True).logits for at in (5, 6)]
+        first = step(ids[:, :5], cache=cache, use_cache=True).logits
+        rest = [step(ids[:, at : at + 1], cache=cache, use_cache=True).logits for at in (5, 6)]
     torch.testing.assert_close(torch.cat((first, *rest), dim=1), expected)

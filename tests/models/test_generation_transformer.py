@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from vaswani_transformer import VaswaniTransformerForConditionalGeneration as Model
 from vaswani_transformer.models import generation_transformer
 from vaswani_transformer.models.beams_transformer import length_penalty
+from vaswani_transformer.models.cache_names import CACHE
 from vaswani_transformer.models.generation_transformer import paper_beam_search
 
 PAD, END = 0, 1
@@ -385,7 +386,7 @@ def test_what_each_step_computed_is_returned_where_it_is_asked_for(make_model, b
     assert [layer.shape for layer in output.decoder_attentions[-1]] == [(12, 4, 1, steps)] * 2
     assert len(output.encoder_attentions) == 2
     assert len(output.decoder_hidden_states[0]) == len(output.encoder_hidden_states) == 3
-    assert output.past_key_values.get_seq_length() == steps
+    assert getattr(output, CACHE).get_seq_length() == steps
 
 
 def test_logits_processors_act_on_the_papers_search(make_model, batch) -> None:

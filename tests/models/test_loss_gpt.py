@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer, TrainingArguments
 
 from vaswani_transformer.models import layers
+from vaswani_transformer.models.cache_names import CACHE
 
 NO_DROPOUT = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop", "classifier_dropout"), 0.0)
 ROWS, LENGTH, VOCABULARY = 8, 9, 37
@@ -171,10 +172,10 @@ def test_the_last_logits_alone_are_those_of_all(make_gpt) -> None:
 def test_no_cache_is_made_beside_a_loss_unless_it_is_asked_for(make_gpt) -> None:
     _, batch = batch_of("ForCausalLM")
     model = make_gpt("ForCausalLM")
-    assert model(**batch).past_key_values is None
-    assert model(**batch, use_cache=True).past_key_values.get_seq_length() == LENGTH
+    assert getattr(model(**batch), CACHE) is None
+    assert getattr(model(**batch, use_cache=True), CACHE).get_seq_length() == LENGTH
     batch.pop("labels")
-    assert model(**batch).past_key_values.get_seq_length() == LENGTH
+    assert getattr(model(**batch), CACHE).get_seq_length() == LENGTH
 
 
 class LargestTensor(TorchDispatchMode):

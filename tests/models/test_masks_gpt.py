@@ -10,6 +10,8 @@ from transformers import AttentionInterface, DynamicCache, StaticCache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from vaswani_transformer.models.cache_names import CACHE
+
 LENGTHS = (4, 1, 6, 3)
 STARTS = torch.tensor([0, *itertools.accumulate(LENGTHS)], dtype=torch.int32)
 POSITIONS = torch.cat([torch.arange(length) for length in LENGTHS]).unsqueeze(0)
@@ -105,8 +107,7 @@ def test_nor_in_a_static_cache(make_gpt, implementation) -> None:
     mine = slice(int(STARTS[2]), int(STARTS[3]))
     others[:, mine] = ids[:, mine]
     one, two = (
-        states(model, x, position_ids=POSITIONS, past_key_values=cache)
-        for x, cache in zip((ids, others), caches, strict=True)
+        states(model, x, position_ids=POSITIONS, cache=cache) for x, cache in zip((ids, others), caches, strict=True)
     )
     assert torch.equal(one[:, mine], two[:, mine])
 
@@ -157,16 +158,16 @@ def test_the_last_packed_document_goes_on_alone_from_the_cache(make_gpt, impleme
     for part in (slice(0, 14), slice(14, 15), slice(15, 16)):
         if mask:
             more = {"attention_mask": torch.ones(1, part.stop).long()}
-        got = states(model, ids[:, part], position_ids=positions[:, part], past_key_values=cache, **more)
+        got = states(model, ids[:, part], position_ids=positions[:, part], cache=cache, **more)
     torch.testing.assert_close(got[:, -1:], states(model, ids[:, 11:])[:, -1:], rtol=0, atol=1e-5)
 
 
 def test_flash_attention_says_what_it_cannot_keep_apart(make_gpt, flash_like) -> None:
     model = make_gpt(attn_implementation=flash_like)
     cache = DynamicCache(config=model.config)
-    states(model, torch.randint(1, 37, (1, 14)), position_ids=POSITIONS, past_key_values=cache)
+    states(model, torch.randint(1, 37, (1, 14)), position_ids=POSITIONS, cache=cache)
     with pytest.raises(ValueError, match=r"where a cache holds tokens.*use sdpa"):
-        model(torch.tensor([[5]]), position_ids=torch.tensor([[3]]), past_key_values=cache)
+        model(torch.tensor([[5]]), position_ids=torch.tensor([[3]]), cache=cache)
     mask = torch.tensor([[1, 1, 0, 1, 1, 1]])
     with pytest.raises(ValueError, match="without padding inside them"):
         model(torch.ones(1, 6).long(), attention_mask=mask, position_ids=torch.tensor([[0, 1, 0, 2, 0, 1]]))
@@ -244,13 +245,13 @@ def test_cached_steps_give_the_states_of_one_pass(make_gpt, texts, shape, kind, 
     )
     expected, cache, got = states(model, ids, mask), caches(model)[kind], []
     for start, end in itertools.pairwise((0, 4, 5, 6, 8, 9)):  # a prompt, steps, a second turn
-        got.append(states(model, ids[:, start:end], mask[:, :end], past_key_values=cache))
+        got.append(states(model, ids[:, start:end], mask[:, :end], cache=cache))
     torch.testing.assert_close(torch.cat(got, 1)[mask.bool()], expected[mask.bool()], rtol=0, atol=1e-5)
 
 
 def test_a_banded_layers_cache_holds_no_more_than_its_band(make_gpt) -> None:
     model = make_gpt(**BANDED)
-    cache = model(torch.randint(1, 37, (1, 9)), use_cache=True).past_key_values
+    cache = getattr(model(torch.randint(1, 37, (1, 9)), use_cache=True), CACHE)
     assert [layer.keys.shape[-2] for layer in cache.layers] == [9, 2]  # and the next token's own
 
 
@@ -262,11 +263,9 @@ def test_prefill_and_a_step_from_a_static_cache_compile_without_a_graph_break(ma
     cache = StaticCache(config=model.config, max_cache_len=12)
     with torch.no_grad():
         expected = model(ids).logits
-        first = compiled(ids[:, :7], past_key_values=cache, use_cache=True).logits
+        first = compiled(ids[:, :7], cache=cache, use_cache=True).logits
         steps = [
-            compiled(
-                ids[:, n : n + 1], past_key_values=cache, use_cache=True, position_ids=torch.full((2, 1), n)
-            ).logits
+            compiled(ids[:, n : n + 1], cache=cache, use_cache=True, position_ids=torch.full((2, 1), n)).logits
             for n in (7, 8)
         ]
     torch.testing.assert_close(torch.cat((first, *steps), dim=1), expected, rtol=0, atol=1e-5)

@@ -13,6 +13,7 @@ from transformers.cache_utils import EncoderDecoderCache
 from vaswani_transformer import VaswaniTransformerConfig as Config
 from vaswani_transformer import VaswaniTransformerForConditionalGeneration as Model
 from vaswani_transformer import VaswaniTransformerModel
+from vaswani_transformer.models.cache_names import CACHE
 
 from .conftest import logits_of
 
@@ -189,8 +190,8 @@ def test_decoding_with_a_cache_gives_the_logits_of_one_pass(make_model, batch, v
     every = model(batch["input_ids"], decoder_input_ids=target).logits
     cache, steps = None, []
     for part in (target[:, :2], target[:, 2:3], target[:, 3:]):
-        output = model(batch["input_ids"], decoder_input_ids=part, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
+        output = model(batch["input_ids"], decoder_input_ids=part, cache=cache, use_cache=True)
+        cache = getattr(output, CACHE)
         steps.append(output.logits)
     torch.testing.assert_close(torch.cat(steps, 1), every, rtol=0, atol=1e-5)
 
@@ -205,7 +206,7 @@ def test_a_static_cache_gives_the_logits_of_one_pass(make_model, batch) -> None:
             attention_mask=batch["attention_mask"],
             encoder_outputs=encoded,
             decoder_input_ids=target[:, t : t + 1],
-            past_key_values=cache,
+            cache=cache,
         )
     every = model(batch["input_ids"], decoder_input_ids=target).logits
     torch.testing.assert_close(step.logits[:, 0], every[:, -1], rtol=0, atol=1e-5)
@@ -290,8 +291,8 @@ def test_a_decoding_step_with_a_static_cache_compiles_without_graph_breaks(make_
                 "encoder_outputs": encoded,
                 "decoder_input_ids": batch["labels"][:, t : t + 1].clamp(min=2),
             }
-            expected = model(past_key_values=caches[0], **step).logits
-            torch.testing.assert_close(compiled(past_key_values=caches[1], **step).logits, expected)
+            expected = model(cache=caches[0], **step).logits
+            torch.testing.assert_close(compiled(cache=caches[1], **step).logits, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -156,7 +156,7 @@ class CausalGraph(Graph):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, past: Pairs) -> tuple[Tensor, ...]:
         cache = DynamicCache(past)
-        found = self.model(input_ids, attention_mask, past_key_values=cache, use_cache=True)
+        found = self.model(input_ids, attention_mask, cache=cache, use_cache=True)
         return (found.logits, *_tensors(cache))
 
     def inputs(self, sizes: tuple[int, int, int, int]) -> tuple[Any, ...]:
@@ -217,7 +217,7 @@ class DecoderGraph(Graph):
         cache = EncoderDecoderCache(DynamicCache(past), DynamicCache(source))
         states_BSD = source[0][0][:, 0]  # in place of the encoder's, of which only the length is read
         found = self.model.model.decoder(
-            input_ids, encoder_hidden_states=states_BSD, encoder_attention_mask=mask_BS, past_key_values=cache
+            input_ids, encoder_hidden_states=states_BSD, encoder_attention_mask=mask_BS, cache=cache
         )
         return (self.model.lm_head(found.last_hidden_state), *_tensors(cache.self_attention_cache))
 

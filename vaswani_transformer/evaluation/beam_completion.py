@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.beams_transformer import Beams, done, extend, with_living
+from ..models.cache_names import CACHE
 from .completion import padding_of
-from .packed_scoring import logits_at
+from .packed_scoring import given_cache, logits_at
 from .translation import evaluating, pad_right, token_batches
 
 BEAMS, LENGTH_PENALTY = 4, 0.6
@@ -144,8 +145,8 @@ class _Reader:
         if self._placed:
             more["position_ids"] = (mask_NS.cumsum(1) - 1).clamp(min=0)[:, -width:]
         if cache is not None:
-            more["past_key_values"] = cache
+            more |= given_cache(self.model, cache)
         last_N = torch.arange(1, rows + 1, device=ids_NT.device) * width - 1
         with logits_at(self.model, last_N):
             output = self.model(input_ids=ids_NT, **more)
-        return output.logits[0], getattr(output, "past_key_values", None)
+        return output.logits[0], getattr(output, CACHE, None)

@@ -7,6 +7,7 @@ activation in one pass over memory instead of eight. A model that cannot be aske
 is scored plainly, with a notice.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.cache_utils import DynamicCache
 
+from ..models.cache_names import CACHE
 from .bounded_batches import BATCH_TOKENS, BoundedBatches, batches, most_logits, refused, scores_alike
 from .scoring import Continuation, Likelihood, likelihood, read_logits, score_plainly
 from .translation import evaluating
@@ -135,7 +137,7 @@ class PackedScorer(BoundedBatches):
         cache = DynamicCache(config=self.model.config)
         given = torch.tensor([ids], device=self.model.device)
         with logits_at(self.model, torch.zeros(1, dtype=torch.long, device=self.model.device)):
-            self.model(input_ids=given, past_key_values=cache, use_cache=True)
+            self.model(input_ids=given, use_cache=True, **given_cache(self.model, cache))
         layers: Any = cache.layers
         return [(layer.keys, layer.values) for layer in layers]
 
@@ -154,7 +156,8 @@ class PackedScorer(BoundedBatches):
         wanted = [token for row in rows for tokens in row.wanted for token in tokens]
         more: dict[str, Any] = {"use_cache": False}
         if cache is not None:
-            more = {"use_cache": True, "past_key_values": _expanded(cache, len(rows), self.model.config)}
+            expanded = _expanded(cache, len(rows), self.model.config)
+            more = {"use_cache": True, **given_cache(self.model, expanded)}
         with logits_at(self.model, torch.tensor(flat, device=device)):
             call = {"input_ids": ids_BT, "attention_mask": mask, "position_ids": positions_BT}
             logits_NV = self.model(**call, **more).logits[0]
@@ -225,6 +228,18 @@ def fused_activations(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module in written_out:
             del module.forward
+
+
+def given_cache(model: PreTrainedModel, cache: Any) -> dict[str, Any]:
+    """Returns a cache under the name that a model takes it by; code from before transformers 5.24 has the older one.
+
+    Args:
+        model: of any library.
+        cache: a Cache of transformers.
+    """
+    names = inspect.signature(model.forward).parameters
+    older = "past_key_values" in names and CACHE not in names
+    return {"past_key_values" if older else CACHE: cache}
 
 
 @contextmanager

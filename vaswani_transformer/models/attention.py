@@ -133,4 +133,4 @@ def causal_mask(config: Any, queries_BTD: Tensor, mask_BS: Tensor | None, cache:
         mask_BS: 1 at tokens, 0 at padding, over cached and new positions; None for no padding.
         cache: keys and values of earlier positions, or None.
     """
-    return create_causal_mask(config=config, inputs_embeds=queries_BTD, attention_mask=mask_BS, past_key_values=cache)
+    return create_causal_mask(config, queries_BTD, mask_BS, cache)  # by place: the last has had two names

@@ -44,22 +44,22 @@ class GPTAttention(nn.Module):
         self.out_proj = Added(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, x_BTD: Tensor, mask: Any = None, past_key_values: Cache | None = None, **kwargs: Any
+        self, x_BTD: Tensor, mask: Any = None, cache: Cache | None = None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         """Attends to positions at or before each query's own.
 
         Args:
             x_BTD: hidden states.
             mask: as `masks_gpt.layer_masks` made it for this kind of layer.
-            past_key_values: keys and values of earlier calls, updated in place.
+            cache: keys and values of earlier calls, updated in place.
 
         Returns:
             Hidden states [B, T, D], and the attention weights [B, H, T, S] where the implementation gives them.
         """
         qkv_BTH3K = self.qkv_proj(x_BTD).view(*x_BTD.shape[:2], -1, 3, self.head_size)
         query_BHTK, key_BHSK, value_BHSK = (part.transpose(1, 2) for part in qkv_BTH3K.unbind(3))
-        if past_key_values is not None:
-            key_BHSK, value_BHSK = past_key_values.update(key_BHSK, value_BHSK, self.layer_idx)
+        if cache is not None:
+            key_BHSK, value_BHSK = cache.update(key_BHSK, value_BHSK, self.layer_idx)
         kwargs["implementation"] = self.config._attn_implementation or "eager"
         kwargs["dropout"] = self.config.attention_dropout
         out_BTD, weights_BHTS = attend(self, query_BHTK, key_BHSK, value_BHSK, mask, **self.banded, **kwargs)

@@ -116,7 +116,7 @@ class VaswaniGPTConfig(PreTrainedConfig):
     """
 
     model_type = "vaswani-gpt"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "nll_loss", "task_loss", "lm_loss"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values", "nll_loss", "task_loss", "lm_loss"]
     attribute_map: ClassVar[dict[str, str]] = {
         "n_embd": "hidden_size",
         "n_layer": "num_hidden_layers",

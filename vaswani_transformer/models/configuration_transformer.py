@@ -112,7 +112,12 @@ class VaswaniTransformerConfig(PreTrainedConfig):
     """
 
     model_type = "vaswani-transformer"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "nll_loss", "encoder_last_hidden_state"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "cache",
+        "past_key_values",
+        "nll_loss",
+        "encoder_last_hidden_state",
+    ]
     attribute_map: ClassVar[dict[str, str]] = {
         "hidden_size": "d_model",
         "intermediate_size": "d_ff",

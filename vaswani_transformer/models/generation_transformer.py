@@ -16,12 +16,13 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from .beams_transformer import Beams, done, extend, with_living
+from .cache_names import CACHE
 
 logger = logging.get_logger(__name__)
 
 MAX_EXTRA_TOKENS = 50  # section 6.1: output at most the input length + 50
 # What transformers' own search knows and this one does without.
-NOT_SEARCHED = ("stopping_criteria", "stop_strings", "max_time", "past_key_values", "cache_implementation")
+NOT_SEARCHED = ("stopping_criteria", "stop_strings", "max_time", "cache", "past_key_values", "cache_implementation")
 RECORDED = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
 
@@ -157,7 +158,7 @@ class Scorer:
             decoder_input_ids=tokens_BGL.view(B * G, L)[:, past:],
             encoder_outputs=BaseModelOutput(last_hidden_state=self.states),
             attention_mask=self.mask,
-            past_key_values=self.cache,
+            cache=self.cache,
             use_cache=self.cache is not None,
             logits_to_keep=1,
             **self.options,
@@ -343,7 +344,7 @@ def _output(
     steps = scorer.outputs or []
     if scorer.cache is not None:  # as transformers returns it, the source's keys in a row a beam
         scorer.cache.cross_attention_cache.batch_repeat_interleave(generation_config.num_beams)
-        output.past_key_values = scorer.cache
+        setattr(output, CACHE, scorer.cache)
     if generation_config.output_scores:
         output.scores = tuple(recorded)  # type: ignore[assignment]
     if generation_config.output_logits:

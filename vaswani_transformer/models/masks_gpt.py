@@ -101,9 +101,7 @@ def layer_masks(
         return dict.fromkeys(kinds), _varlen_documents(x_BTD, mask, documents, starts)
     same = None if documents is None else documents.visible()
     made = {
-        kind: MASKS[kind](
-            config=config, inputs_embeds=x_BTD, attention_mask=mask, past_key_values=cache, and_mask_function=same
-        )
+        kind: MASKS[kind](config, x_BTD, mask, cache, and_mask_function=same)  # by place: the last has had two names
         for kind in kinds
     }
     return made, {}

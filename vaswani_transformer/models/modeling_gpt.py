@@ -18,6 +18,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .blocks_gpt import GPTBlock, Positions, PreNormGPTBlock
+from .cache_names import named_cache, one_cache
 from .configuration_gpt import VaswaniGPTConfig
 from .heads_gpt import (
     ClassifierModel,
@@ -78,6 +79,7 @@ class VaswaniGPTModel(VaswaniGPTPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Reads texts.
@@ -88,9 +90,10 @@ class VaswaniGPTModel(VaswaniGPTPreTrainedModel):
                 itself, [B, 1, T, S], as the attention implementation takes it, or one for each kind of layer.
             token_type_ids: [B, T] ids whose word embeddings are added, as transformers' GPTs do; none where left out.
             position_ids: [B, T] or [1, T] rows of the position table; padding not counted where left out.
-            past_key_values: keys and values of earlier positions, updated in place.
+            past_key_values: `cache` by its name before transformers 5.24.
             inputs_embeds: [B, T, D] word embeddings instead of ids.
             use_cache: make a cache where none is given.
+            cache: keys and values of earlier positions, updated in place.
             **kwargs: `cu_seq_lens_q`, and what transformers' models take.
 
         Returns:
@@ -107,11 +110,12 @@ class VaswaniGPTModel(VaswaniGPTPreTrainedModel):
             kwargs.pop(name, None)
         if starts is not None and not torch.compiler.is_compiling():
             check_starts(starts, shape)
-        if past_key_values is not None:
-            check_cache(self.config, past_key_values, shape[0])
+        cache = one_cache(cache, past_key_values)
+        if cache is not None:
+            check_cache(self.config, cache, shape[0])
         elif use_cache:
-            past_key_values = DynamicCache(config=self.config)
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+            cache = DynamicCache(config=self.config)
+        past = 0 if cache is None else cache.get_seq_length()
         told = position_ids is not None or starts is not None
         if position_ids is None:
             position_ids = self._positions(shape, attention_mask, past, starts, device)
@@ -120,12 +124,12 @@ class VaswaniGPTModel(VaswaniGPTPreTrainedModel):
         if told and not isinstance(attention_mask, dict) and getattr(attention_mask, "ndim", 2) == 2:
             documents = find_documents(position_ids.expand(shape), attention_mask, past)
         x_BTD = self._embed(input_ids, inputs_embeds, token_type_ids, position_ids)
-        masks, more = layer_masks(self.config, x_BTD, attention_mask, past_key_values, documents, starts)
+        masks, more = layer_masks(self.config, x_BTD, attention_mask, cache, documents, starts)
         for block, kind in zip(self.h, self.config.layer_types, strict=True):
-            x_BTD = block(x_BTD, masks[kind], past_key_values=past_key_values, **more, **kwargs)
+            x_BTD = block(x_BTD, masks[kind], cache=cache, **more, **kwargs)
         if self.ln_f is not None:
             x_BTD = self.ln_f(x_BTD)
-        return BaseModelOutputWithPast(last_hidden_state=x_BTD, past_key_values=past_key_values if use_cache else None)
+        return BaseModelOutputWithPast(last_hidden_state=x_BTD, **named_cache(cache if use_cache else None))
 
     def _positions(self, shape: tuple[int, int], mask: Any, past: Any, starts: Tensor | None, device: Any) -> Tensor:
         if starts is not None:
@@ -178,6 +182,7 @@ class VaswaniGPTForCausalLM(VaswaniGPTPreTrainedModel, GenerationMixin):
         num_items_in_batch: Count = None,
         return_logits: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> VaswaniGPTCausalLMOutput:
         """Loss of texts, or logits of what follows; the arguments of `VaswaniGPTModel.forward`, and:
@@ -198,7 +203,7 @@ class VaswaniGPTForCausalLM(VaswaniGPTPreTrainedModel, GenerationMixin):
         if shift_labels is None and labels is not None:
             shift_labels = nn.functional.pad(labels[..., 1:], (0, 1), value=IGNORED)
         if shift_labels is not None and use_cache is None:
-            use_cache = past_key_values is not None
+            use_cache = cache is not None or past_key_values is not None
         outputs = self.transformer(
             input_ids,
             attention_mask,
@@ -207,6 +212,7 @@ class VaswaniGPTForCausalLM(VaswaniGPTPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            cache=cache,
             **kwargs,
         )
         x_BTD, loss, logits_BTV = outputs.last_hidden_state, None, None

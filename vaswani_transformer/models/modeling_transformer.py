@@ -23,6 +23,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import bidirectional_mask, causal_mask
 from .blocks_transformer import DecoderLayer, EncoderLayer, MultiHeadAttention, PreNormDecoderLayer, PreNormEncoderLayer
+from .cache_names import CACHE, named_cache, one_cache
 from .configuration_transformer import VaswaniTransformerConfig
 from .generation_transformer import PaperGenerationMixin, paper_generation_config
 from .layers import (
@@ -241,6 +242,7 @@ class VaswaniTransformerDecoder(TransformerStack):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Decodes target prefixes.
@@ -250,37 +252,35 @@ class VaswaniTransformerDecoder(TransformerStack):
             attention_mask: [B, past + T], 1 at tokens, 0 at padding; all tokens where it is left out.
             encoder_hidden_states: [B, S, D]; or [B / G, S, D], each row then serving G successive rows (beams).
             encoder_attention_mask: [B or B / G, S], 1 at tokens, 0 at padding.
-            past_key_values: cache of earlier positions, updated in place.
+            past_key_values: `cache` by its name before transformers 5.24.
             inputs_embeds: [B, T, D] embeddings instead of ids, not yet scaled.
             use_cache: make a cache where none is given.
+            cache: keys and values of earlier positions, updated in place.
 
         Returns:
-            `last_hidden_state` [B, T, D], `past_key_values`; attentions and hidden states where asked for.
+            `last_hidden_state` [B, T, D], the cache; attentions and hidden states where asked for.
         """
         embeds_BTD = self.embed(input_ids, inputs_embeds)
         if input_ids is not None and self.config.decoder_start == "zero":
             # A tied output matrix trains the pad row, so "zero" must be made, not hoped for.
             embeds_BTD = embeds_BTD * input_ids.ne(self.config.pad_token_id).unsqueeze(-1)
-        if use_cache and past_key_values is None:
-            past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        cache = one_cache(cache, past_key_values)
+        if use_cache and cache is None:
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        past = 0 if cache is None else cache.get_seq_length()
         if attention_mask is None or attention_mask.dim() != 2:
             position_ids = (torch.arange(embeds_BTD.shape[1], device=embeds_BTD.device) + past).unsqueeze(0)
         else:
             position_ids = position_ids_from_mask(attention_mask)[:, -embeds_BTD.shape[1] :]
         x_BTD = self.add_positions(embeds_BTD, position_ids)
-        own = (
-            past_key_values.self_attention_cache
-            if isinstance(past_key_values, EncoderDecoderCache)
-            else past_key_values
-        )
+        own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
         mask = causal_mask(self.config, x_BTD, attention_mask, own)
         memory_mask = bidirectional_mask(self.config, x_BTD, encoder_attention_mask, encoder_hidden_states)
         for layer in self.layers:
-            x_BTD = layer(x_BTD, mask, encoder_hidden_states, memory_mask, cache=past_key_values, **kwargs)
+            x_BTD = layer(x_BTD, mask, encoder_hidden_states, memory_mask, cache=cache, **kwargs)
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=x_BTD if self.layer_norm is None else self.layer_norm(x_BTD),
-            past_key_values=past_key_values,
+            **named_cache(cache),
         )
 
 
@@ -329,6 +329,7 @@ class VaswaniTransformerModel(VaswaniTransformerPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqModelOutput:
         """Encodes the source (unless `encoder_outputs` is given) and decodes the target.
@@ -339,10 +340,11 @@ class VaswaniTransformerModel(VaswaniTransformerPreTrainedModel):
             decoder_input_ids: [B, T] target ids, shifted right.
             decoder_attention_mask: [B, T], 1 at target tokens, 0 at padding.
             encoder_outputs: what the encoder returned earlier.
-            past_key_values: cache of earlier target positions.
+            past_key_values: `cache` by its name before transformers 5.24.
             inputs_embeds: [B, S, D] instead of `input_ids`, not yet scaled.
             decoder_inputs_embeds: [B, T, D] instead of `decoder_input_ids`, not yet scaled.
             use_cache: return a cache.
+            cache: of earlier target positions.
 
         Returns:
             `last_hidden_state` [B, T, D] of the decoder, the encoder's states, and the cache.
@@ -365,11 +367,12 @@ class VaswaniTransformerModel(VaswaniTransformerPreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
+            cache=cache,
             **kwargs,
         )
         return Seq2SeqModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            **named_cache(getattr(outputs, CACHE)),
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
@@ -427,6 +430,7 @@ class VaswaniTransformerForConditionalGeneration(VaswaniTransformerPreTrainedMod
         num_items_in_batch: int | Tensor | None = None,
         return_logits: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],  # type: ignore[misc]
     ) -> VaswaniTransformerOutput:
         """Loss of a target, or logits of a target prefix; the arguments of `VaswaniTransformerModel.forward`, and:
@@ -457,6 +461,7 @@ class VaswaniTransformerForConditionalGeneration(VaswaniTransformerPreTrainedMod
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
+            cache=cache,
             **kwargs,
         )
         x_BTD = outputs.last_hidden_state

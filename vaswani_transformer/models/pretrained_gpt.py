@@ -66,7 +66,7 @@ class VaswaniGPTPreTrainedModel(PreTrainedModel):
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
     _no_split_modules = ["GPTBlock", "PreNormGPTBlock"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
     _keys_to_ignore_on_load_unexpected = [r"\.attn\.(masked_)?bias$"]  # buffers in old checkpoints
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -191,9 +191,7 @@ def check_cache(config: VaswaniGPTConfig, cache: Any, rows: int) -> None:
         ValueError: no Cache of transformers, one of an encoder-decoder, or one that holds other layers, rows or heads.
     """
     if not isinstance(cache, Cache) or isinstance(cache, EncoderDecoderCache):
-        raise ValueError(
-            f"past_key_values must be a Cache of a decoder, DynamicCache for one; got {type(cache).__name__}"
-        )
+        raise ValueError(f"cache must be a Cache of a decoder, DynamicCache for one; got {type(cache).__name__}")
     filled: list[Any] = [layer for layer in cache.layers if isinstance(getattr(layer, "keys", None), Tensor)]
     if not filled or torch.compiler.is_compiling():
         return
@@ -202,7 +200,7 @@ def check_cache(config: VaswaniGPTConfig, cache: Any, rows: int) -> None:
     other = len(cache.layers) > config.num_hidden_layers or keys.shape[-1] != head_size
     if keys.numel() and (other or config.num_attention_heads % keys.shape[1] or keys.shape[0] != rows):
         raise ValueError(
-            f"past_key_values must be of this model and this batch: {config.num_hidden_layers} layers, rows={rows}, "
+            f"cache must be of this model and this batch: {config.num_hidden_layers} layers, rows={rows}, "
             f"{config.num_attention_heads} heads of {head_size}; got {len(cache.layers)} layers and keys of shape "
             f"{tuple(keys.shape)}"
         )
