@@ -13,8 +13,12 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     OpenAIGPTConfig,
     OpenAIGPTLMHeadModel,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
 )
 
 from vaswani_cli import main
@@ -58,11 +62,22 @@ def made(kind: str, size: int) -> Any:
     if kind == "no cache":
         config = OpenAIGPTConfig(vocab_size=size, n_positions=64, n_embd=16, n_layer=2, n_head=2)
         return louder(OpenAIGPTLMHeadModel(config))
+    if kind == "recurrent":
+        return louder(MambaForCausalLM(MambaConfig(vocab_size=size, hidden_size=16, num_hidden_layers=2, state_size=4)))
+    if kind == "recurrent and attention":
+        mixed = {"layer_types": ["linear_attention", "full_attention"], "head_dim": 8, "num_experts": 2}
+        heads = {f"linear_num_{kind}_heads": 2 for kind in ("key", "value")}
+        widths = {f"linear_{kind}_head_dim": 8 for kind in ("key", "value")}
+        small = SIZES | {"intermediate_size": 8, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8}
+        config = Qwen3NextConfig(
+            vocab_size=size, num_key_value_heads=1, num_experts_per_tok=1, **mixed, **heads, **widths, **small
+        )
+        return louder(Qwen3NextForCausalLM(config))
     config = LlamaConfig(vocab_size=size, intermediate_size=32, num_key_value_heads=1, pad_token_id=0, **SIZES)
     return louder(LlamaForCausalLM(config))
 
 
-KINDS = ("ours", "gpt2", "rotary, grouped", "no cache")
+KINDS = ("ours", "gpt2", "rotary, grouped", "no cache", "recurrent", "recurrent and attention")
 PROMPTS = [[1, 2, 4, 6], [6], [2, 2, 1, 4, 6, 1, 2], [4, 1]]
 
 

@@ -149,4 +149,11 @@ class _Reader:
         last_N = torch.arange(1, rows + 1, device=ids_NT.device) * width - 1
         with logits_at(self.model, last_N):
             output = self.model(input_ids=ids_NT, **more)
-        return output.logits[0], getattr(output, CACHE, None)
+        return output.logits[0], _repeatable(getattr(output, CACHE, None))
+
+
+def _repeatable(cache: Any) -> Any:
+    """A cache of keys and values alone, which a row may have many beams of; None for one of recurrent states."""
+    layers = getattr(cache, "layers", ())
+    plain = all(hasattr(layer, "batch_repeat_interleave") and not hasattr(layer, "conv_states") for layer in layers)
+    return cache if layers and plain else None
