@@ -8,7 +8,7 @@ from transformers import GPT2Config
 
 import vaswani_transformer
 from vaswani_transformer import VaswaniGPT2Tokenizer, VaswaniGPTConfig
-from vaswani_transformer.models.cache_names import CACHE
+from vaswani_transformer.models.caches import CACHE
 
 from .scene import GPT_SIZES, Cases, Scene, assert_told, ids
 

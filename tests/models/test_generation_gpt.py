@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache, GPT2Config, OpenAIGPTConfig, StaticCache
 
 from vaswani_transformer import VaswaniGPTForCausalLM
-from vaswani_transformer.models.cache_names import CACHE
+from vaswani_transformer.models.caches import CACHE
 
 PEERS = {"gpt2": (GPT2Config, "GPT2LMHeadModel"), "openai-gpt": (OpenAIGPTConfig, "OpenAIGPTLMHeadModel")}
 BANDED: dict[str, Any] = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3}

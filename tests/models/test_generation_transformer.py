@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from vaswani_transformer import VaswaniTransformerForConditionalGeneration as Model
 from vaswani_transformer.models import generation_transformer
 from vaswani_transformer.models.beams_transformer import length_penalty
-from vaswani_transformer.models.cache_names import CACHE
+from vaswani_transformer.models.caches import CACHE
 from vaswani_transformer.models.generation_transformer import paper_beam_search
 
 PAD, END = 0, 1

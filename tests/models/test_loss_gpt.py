@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer, TrainingArguments
 
 from vaswani_transformer.models import layers
-from vaswani_transformer.models.cache_names import CACHE
+from vaswani_transformer.models.caches import CACHE
 
 NO_DROPOUT = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop", "classifier_dropout"), 0.0)
 ROWS, LENGTH, VOCABULARY = 8, 9, 37

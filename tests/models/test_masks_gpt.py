@@ -10,7 +10,7 @@ from transformers import AttentionInterface, DynamicCache, StaticCache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from vaswani_transformer.models.cache_names import CACHE
+from vaswani_transformer.models.caches import CACHE
 
 LENGTHS = (4, 1, 6, 3)
 STARTS = torch.tensor([0, *itertools.accumulate(LENGTHS)], dtype=torch.int32)

@@ -13,7 +13,7 @@ from transformers.cache_utils import EncoderDecoderCache
 from vaswani_transformer import VaswaniTransformerConfig as Config
 from vaswani_transformer import VaswaniTransformerForConditionalGeneration as Model
 from vaswani_transformer import VaswaniTransformerModel
-from vaswani_transformer.models.cache_names import CACHE
+from vaswani_transformer.models.caches import CACHE
 
 from .conftest import logits_of
 

@@ -31,7 +31,17 @@ from ..local_hub import TOKEN, USER, LocalHub
 
 TEXTS = ["a good film", "a bad film", "the quick brown fox jumps over the lazy dog", "good music and a film"] * 4
 NAME = f"{USER}/model"
-CODE = {"attention", "blocks_gpt", "configuration_gpt", "fields", "heads_gpt", "layers", "losses", "masks_gpt"}
+CODE = {
+    "attention",
+    "blocks_gpt",
+    "caches",
+    "configuration_gpt",
+    "fields",
+    "heads_gpt",
+    "layers",
+    "losses",
+    "masks_gpt",
+}
 CODE |= {"modeling_gpt", "packing", "pretrained_gpt"}
 TRAVELS = {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
 TRAVELS |= {"tokenizer_config.json"} | {f"{name}.py" for name in CODE}

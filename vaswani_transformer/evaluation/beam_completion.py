@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.beams_transformer import Beams, done, extend, with_living
-from ..models.cache_names import CACHE
+from ..models.caches import CACHE
 from .completion import padding_of
 from .packed_scoring import given_cache, logits_at
 from .translation import evaluating, pad_right, token_batches

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.cache_utils import DynamicCache
 
-from ..models.cache_names import CACHE
+from ..models.caches import CACHE
 from .bounded_batches import BATCH_TOKENS, BoundedBatches, batches, most_logits, refused, scores_alike
 from .scoring import Continuation, Likelihood, likelihood, read_logits, score_plainly
 from .translation import evaluating

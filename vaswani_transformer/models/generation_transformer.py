@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from .beams_transformer import Beams, done, extend, with_living
-from .cache_names import CACHE
+from .caches import CACHE
 
 logger = logging.get_logger(__name__)
 

@@ -18,7 +18,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .blocks_gpt import GPTBlock, Positions, PreNormGPTBlock
-from .cache_names import named_cache, one_cache
+from .caches import named_cache, one_cache
 from .configuration_gpt import VaswaniGPTConfig
 from .heads_gpt import (
     ClassifierModel,

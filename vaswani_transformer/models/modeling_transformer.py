@@ -23,7 +23,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import bidirectional_mask, causal_mask
 from .blocks_transformer import DecoderLayer, EncoderLayer, MultiHeadAttention, PreNormDecoderLayer, PreNormEncoderLayer
-from .cache_names import CACHE, named_cache, one_cache
+from .caches import CACHE, named_cache, one_cache
 from .configuration_transformer import VaswaniTransformerConfig
 from .generation_transformer import PaperGenerationMixin, paper_generation_config
 from .layers import (

@@ -15,7 +15,7 @@ from vaswani_transformer import (
     VaswaniTransformerForConditionalGeneration,
 )
 from vaswani_transformer.evaluation.packed_scoring import given_cache
-from vaswani_transformer.models.cache_names import CACHE, one_cache
+from vaswani_transformer.models.caches import CACHE, one_cache
 
 
 def gpt() -> tuple[Any, dict[str, torch.Tensor], Any]:
