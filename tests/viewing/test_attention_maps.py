@@ -161,7 +161,7 @@ def test_a_model_without_attention_is_refused_with_what_it_gave():
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"kind": "cross"}, "encoder; got kind='cross': give --target"),
+        ({"kind": "cross"}, "encoder; got kind='cross': an encoder-decoder has decoder and cross where --target"),
         ({"layer": 3}, "the encoder has the layers 1 to 2; got layer=3"),
         ({"head": 7}, "the encoder has the heads 1 to 2; got head=7"),
     ],
@@ -177,3 +177,21 @@ def test_spaces_alone_are_shown_as_signs_and_other_tokens_as_their_text():
     assert "".join(words_of(made, ids)).startswith("a␣⏎⇥")
     assert words_of(made, made(" ")["input_ids"]) == ("␣",)
     assert "Ġ" not in "".join(words_of(made, ids))
+
+
+def test_a_text_is_cut_to_what_the_model_has_positions_for():
+    model = VaswaniBertModel(VaswaniBertConfig(**SMALL, intermediate_size=8, max_position_embeddings=16))
+    found, notice = attention_maps(model, tokenizer(end=False), "a b " * 20)
+    assert found["encoder"].weights.shape[2:] == (16, 16)
+    assert notice == "The first 16 of 40 tokens are shown."
+
+
+@pytest.mark.parametrize(("text", "target"), [("", TARGET), (" ", TARGET), (TEXT, "")])
+def test_a_text_with_the_tokens_around_it_alone_is_refused(text, target):
+    with pytest.raises(ValueError, match="a text must have a token; got '"):
+        attention_maps(drawn("our transformer"), tokenizer(end=True), text, target=target)
+
+
+def test_an_encoder_alone_is_not_told_to_take_a_target_for_its_decoder():
+    with pytest.raises(ValueError, match="got kind='cross': an encoder-decoder has decoder and cross where --target"):
+        choose(maps_of("our bert")[1], kind="cross", layer=None, head=None)

@@ -138,3 +138,98 @@ def test_the_dark_scheme_draws_in_its_own_colours(open_page):
     light = opened.evaluate(picture)
     opened.emulate_media(color_scheme="dark")
     opened.wait_for_function(f"light => {picture} !== light", arg=light)
+
+
+ACTIVE = "[document.activeElement.dataset.row, document.activeElement.dataset.column].join()"
+
+
+def test_the_keyboard_stays_where_it_was_when_something_is_chosen(open_page):
+    opened = open_page(page())
+    for group, place in (("lines", "2,1"), ("heads", "0,1"), ("all", "1,2")):
+        row, column = place.split(",")
+        opened.focus(f"#{group} [data-row='{row}'][data-column='{column}']")
+        opened.keyboard.press("Enter")
+        assert opened.evaluate(ACTIVE) == place, group
+        assert opened.get_attribute(f"#{group} [data-row='{row}'][data-column='{column}']", "aria-pressed") == "true"
+
+
+def test_words_and_heads_are_one_stop_of_the_tab_key_each_and_arrows_move_in_them(open_page):
+    opened = open_page(page())
+    for group, last in (("lines", "4,1"), ("heads", "0,1"), ("all", "1,1")):
+        assert len(opened.query_selector_all(f"#{group} [tabindex='0']")) == 1
+        opened.focus(f"#{group} [tabindex='0']")
+        for key in ("ArrowRight", *["ArrowDown"] * 9):
+            opened.keyboard.press(key)
+        assert opened.evaluate(ACTIVE) == last
+        assert opened.get_attribute(f"#{group} [tabindex='0']", "data-column") == "1"
+
+
+def test_between_columns_of_two_lengths_the_arrow_keys_find_the_last_word(open_page):
+    opened = open_page(page(kind="cross"))
+    opened.focus("#lines [data-row='4'][data-column='1']")
+    opened.keyboard.press("ArrowLeft")
+    assert opened.evaluate(ACTIVE) == "1,0"
+
+
+def test_the_heat_map_tells_the_number_of_the_head_that_is_shown(open_page):
+    opened = open_page(page(layer=1, head=1))
+    opened.focus("#map")
+    opened.keyboard.press("ArrowDown")
+    opened.select_option("#head", label="2")
+    assert opened.inner_text("#cell") == f"cat → The: {drawn()[0, 1, 1, 0]:.6f}"
+    opened.select_option("#kind", "cross")
+    assert opened.inner_text("#cell") == ""
+
+
+def test_enter_on_the_heat_map_chooses_the_word_of_the_row(open_page):
+    opened = open_page(page())
+    opened.focus("#map")
+    opened.keyboard.press("ArrowDown")
+    opened.keyboard.press("Enter")
+    assert opened.inner_text("#told").startswith("cat looks at")
+
+
+def test_a_word_that_is_seen_is_chosen_in_the_list_too(open_page):
+    opened = open_page(page())
+    opened.click("#lines g[aria-label=' its, who looks at it']")
+    assert opened.input_value("#word") == "seen 3"
+    opened.select_option("#word", "seen 1")
+    assert opened.inner_text("#told").startswith("who looks at cat")
+
+
+def test_the_colours_of_the_lines_and_what_has_none_are_told(open_page):
+    opened = open_page(page())
+    assert "Weights under 5 % have no line." in opened.inner_text("#hint")
+    opened.select_option("#word", "looking 3")
+    assert opened.inner_text("#hint").startswith("Blue: what its looks at. Orange: who looks at its.")
+    assert "Weights under 0.5 % have no line." in opened.inner_text("#hint")
+
+
+@pytest.mark.parametrize("word", ["狐" * 20, "WWWWWWWWWWWWWWWWWWWW", "👩‍👩‍👧" * 6, "ﷺ" * 10, "שלום עולם"])
+def test_wide_words_stand_in_the_picture(open_page, word):
+    opened = open_page(page((*WORDS[:4], word)))
+    left, right = opened.evaluate(
+        """() => { const boxes = [...document.querySelectorAll('#lines text')].map((text) => text.getBBox());
+        const width = document.querySelector('#lines').width.baseVal.value;
+        return [Math.min(...boxes.map((box) => box.x)),
+                Math.max(...boxes.map((box) => box.x + box.width)) - width]; }"""
+    )
+    assert left >= 0
+    assert right <= 0
+
+
+def test_what_has_no_shape_is_named_and_no_letter_is_halved(open_page):
+    words = ("a\u200bb", "\ud800", "\u00ad", "👩‍👧", "\u200d", "😀" * 30)
+    shown = open_page(page(words)).eval_on_selector_all(
+        "#lines [data-column='0']", "all => all.map((x) => x.textContent)"
+    )
+    assert shown == [r"a\u200bb", r"\ud800", r"\u00ad", "👩‍👧", r"\u200d", "😀" * 23 + "…"]
+
+
+def test_a_screen_reader_finds_buttons_and_what_takes_keys(open_page):
+    opened = open_page(page(layer=2, head=3))
+    assert opened.get_attribute("#lines", "role") == "group"  # the children of an img are not told
+    assert opened.get_attribute("#map", "role") == "application"
+    assert "encoder attention, layer 2, head 3" in opened.get_attribute("#lines", "aria-label")
+    assert opened.get_by_role("button", name="eats, who looks at it").count() == 1
+    assert opened.get_by_role("group", name="All layers").get_by_role("button", name="layer 2, head 3").count() == 1

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from vaswani_cli import main
 from vaswani_transformer import VaswaniBertConfig, VaswaniBertForPreTraining, VaswaniBertTokenizer
+from vaswani_transformer.viewing.attention_maps import AttentionMap
+from vaswani_transformer.viewing.attention_picture import draw_attention
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +45,12 @@ def test_a_page_or_a_picture_is_written_and_its_name_printed(how, name, folder, 
         (["the cat", "--layer", "3"], "the encoder has the layers 1 to 2; got layer=3"),
         (["the cat", "--head", "9"], "the encoder has the heads 1 to 2; got head=9"),
         (["the cat", "--kind", "cross"], "encoder; got kind='cross'"),
-        ([""], ""),
+        ([""], "a text must have a token; got ''"),
     ],
 )
 def test_what_is_not_there_is_told_in_one_line(words, told, folder, tmp_path, capsys):
     status = main(["attention", str(folder), *words, "--out", str(tmp_path / "page.html")])
-    assert (status, (tmp_path / "page.html").exists()) == ((2, False) if told else (0, True))
+    assert (status, (tmp_path / "page.html").exists()) == (2, False)
     assert told in capsys.readouterr().err
 
 
@@ -58,3 +62,11 @@ def test_a_file_of_another_kind_is_refused_before_a_model_is_loaded(capsys):
 def test_a_model_that_is_not_there_is_told(tmp_path, capsys):
     assert main(["attention", str(tmp_path / "none"), "text", "--out", str(tmp_path / "page.html")]) == 2
     assert "MODEL must be a folder with a model and its tokenizer" in capsys.readouterr().err
+
+
+def test_an_svg_of_any_text_is_well_formed_and_makes_no_formula(tmp_path):
+    pytest.importorskip("matplotlib", reason="needs matplotlib, of the extra `viz`")
+    words = ("$x^$", "\x07", "a--b", "<&>", r"\$", "\u202eab", "\n" * 200)
+    found = AttentionMap(words, words, np.full((1, 1, 7, 7), 1 / 7, dtype=np.float32))
+    draw_attention(found, tmp_path / "picture.svg", title="a $model^$ \x07", layer=1, head=1)
+    assert ElementTree.parse(tmp_path / "picture.svg").getroot().tag.endswith("svg")

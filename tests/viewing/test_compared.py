@@ -36,8 +36,9 @@ def test_bert_sees_both_sides_of_the_blank_and_gpt_the_left():
     assert both["words"] == ("[CLS]", "a", "b", "[MASK]", "d", "e", "[SEP]")
     assert left["words"] == ("a", "b")
     assert (both["unread"], left["unread"]) == ("", " d e")
-    assert numbers(both["seen"]).tolist() == [1] * 49
-    assert numbers(left["seen"]).tolist() == [1, 0, 1, 1]
+    (one,), (other,) = both["masks"], left["masks"]
+    assert (numbers(one["seen"]).tolist(), one["layers"]) == ([1] * 49, [1, 2])
+    assert (numbers(other["seen"]).tolist(), other["layers"]) == ([1, 0, 1, 1], [1, 2])
 
 
 def test_the_blank_is_filled_with_the_models_own_probabilities():
@@ -138,3 +139,35 @@ def test_hostile_text_is_shown_as_text_and_never_run(open_page):
     assert "<script>alert(1)</scrip" in opened.text_content("#models")
     assert r"\u202egnirts" in opened.text_content("#sentence")
     assert opened.query_selector("img") is None
+
+
+def test_layers_that_look_back_differently_have_masks_of_their_own(open_page):
+    model = gpt(layer_types=["full_attention", "sliding_attention"], sliding_window=2).eval()
+    found = compare_models([("banded", model, tokenizer(end=False))], "a b c ___")
+    masks = found["models"][0]["masks"]
+    assert [mask["layers"] for mask in masks] == [[1], [2]]
+    assert [int(numbers(mask["seen"]).sum()) for mask in masks] == [6, 5]
+    captions = open_page(compare_page(found)).eval_on_selector_all("figcaption", "all => all.map((x) => x.innerText)")
+    assert sum(caption.startswith("The mask of layer") for caption in captions) == 2
+
+
+def test_a_blank_may_be_longer():
+    assert compared("a b _____ d e")["models"] == compared()["models"]
+
+
+def test_what_gpt_does_not_read_is_cut_with_a_notice(open_page):
+    opened = open_page(compare_page(compared("a ___ " + "b " * 500)))
+    assert opened.inner_text("#models .unread span") == "not read, nor 801 letters more"
+
+
+def test_more_models_and_two_of_a_kind_stand_beside_each_other(open_page):
+    models = [*pair(), ("another-gpt", gpt().eval(), tokenizer(end=False))]
+    html = compare_page(compare_models(models, TEXT))
+    for size in (DESK, PHONE):
+        opened = open_page(html, size)
+        assert opened.eval_on_selector_all("#models h2", "all => all.map((x) => x.innerText)") == [
+            "some-bert",
+            "some-gpt",
+            "another-gpt",
+        ]
+        assert opened.evaluate("document.documentElement.scrollWidth") <= size[0]

@@ -151,3 +151,48 @@ def test_the_dark_scheme_draws_in_its_own_colours(open_page):
     light = opened.evaluate(picture)
     opened.emulate_media(color_scheme="dark")
     opened.wait_for_function(f"light => {picture} !== light", arg=light)
+
+
+def test_numbers_that_are_rounded_are_read_to_so_many_digits(open_page, monkeypatch):
+    monkeypatch.setattr("vaswani_transformer.viewing.explain_page.LARGEST", 1)
+    opened = open_page(page())
+    opened.focus("#encoder-embedding .field")
+    x = numbers(stages_of(explained())["encoder-embedding"])[0, 0]
+    told = opened.inner_text("#encoder-embedding .cell").replace("−", "-").rpartition(" ")[2]
+    assert float(told) == pytest.approx(float(x), rel=2e-3)
+    assert len(told.lstrip("-0.")) <= 4
+    assert "told to 3 digits" in opened.inner_text("#notice")
+
+
+@pytest.mark.parametrize("width", [959, 960, 961])
+def test_the_list_of_stages_is_never_folded_without_a_way_to_open_it(open_page, width):
+    opened = open_page(page(), (width, 800))
+    assert opened.is_visible("#links a >> nth=0") or opened.is_visible("nav summary")
+    opened.set_viewport_size({"width": 390, "height": 800})
+    opened.set_viewport_size({"width": 1200, "height": 800})
+    assert opened.is_visible("#links a >> nth=0")
+
+
+def test_the_tree_is_one_stop_of_the_tab_key_and_arrows_move_in_it(open_page):
+    opened = open_page(page())
+    assert len(opened.query_selector_all("#beam .tree [tabindex='0']")) == 1
+    opened.focus("#beam .tree [tabindex='0']")
+    for key in ("ArrowRight", "ArrowDown"):
+        opened.keyboard.press(key)
+    node = stages_of(explained())["beam"]["views"][0]["steps"][0][1]
+    assert opened.inner_text("#beam .cell").startswith(f"Step 1: {node['word']} · log P = ")
+
+
+def test_sliders_tell_a_screen_reader_what_they_mean(open_page):
+    opened = open_page(page())
+    opened.fill("#encoder-positions input", "2")
+    assert opened.get_attribute("#encoder-positions input", "aria-valuetext").startswith("numbers 5 (blue) and 6")
+    opened = open_page(explain_page(explain_model(gpt(), tokenizer(end=False), TEXT), model="toy"))
+    assert opened.get_attribute("#sampling input >> nth=1", "aria-valuetext") == "all 11"
+
+
+def test_the_word_that_stands_there_is_marked_for_who_cannot_see_colours(open_page):
+    opened = open_page(page())
+    place = stages_of(explained())["probabilities"]["views"][0]["places"][0]
+    marked = opened.query_selector_all("#probabilities .bars [aria-current=true]")
+    assert len(marked) == (place["chosen"] in place["ids"])

@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import re
+import zlib
 from typing import Any
 
 import numpy as np
@@ -298,7 +299,7 @@ def test_a_target_for_gpt_is_refused():
 
 def test_a_text_without_a_word_to_hide_is_refused():
     with pytest.raises(ValueError, match=r"a text must have a word that can be hidden, or a \[MASK\]"):
-        page_of(bert(), "")
+        page_of(bert(), "...")
 
 
 def test_stages_have_names_of_their_own():
@@ -391,3 +392,49 @@ def test_a_saved_model_is_loaded_with_its_head(tmp_path):
     tokenizer(end=True).save_pretrained(tmp_path)
     found, words = load_explained_model(tmp_path)
     assert explain_model(found, words, TEXT) == explain_model(model, tokenizer(end=True), TEXT)
+
+
+@pytest.mark.parametrize(("make", "biased"), [(bert, True), (gpt, True), (transformer, False)])
+def test_equations_have_biases_where_the_model_has_them(make, biased):
+    stages = stages_of(page_of(make()))
+    key = "encoder-self" if make is transformer else "self"
+    assert ("K = x W^{K} + b^{K}" in stages[f"{key}-qkv"]["equation"]) is biased
+    assert stages[f"{key}-out"]["equation"].endswith("W^{O} + b^{O}" if biased else "W^{O}")
+
+
+def test_a_transformer_with_biases_shows_them_in_its_equations():
+    stages = stages_of(page_of(transformer(attention_bias=True, lm_head_bias=True)))
+    assert stages["decoder-cross-qkv"]["equation"].endswith("V = m W^{V} + b^{V}")
+    assert stages["logits"]["equation"] == "logits = x W^{E⊤} + b"
+
+
+def test_a_banded_layer_tells_how_far_back_it_looks():
+    bands = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 2}
+    told = [stages_of(page_of(gpt(**bands), layer=layer))["self-mask"]["about"] for layer in (1, 2)]
+    assert ["looks back at the last 2 tokens only" in about for about in told] == [False, True]
+
+
+def test_a_page_that_would_be_too_large_has_its_numbers_rounded_with_a_notice(monkeypatch):
+    model = transformer()
+    exact = page_of(model)
+    largest = len(explain_page(explain_model(model, tokenizer_of(model), TEXT), model="toy")) - 1
+    monkeypatch.setattr("vaswani_transformer.viewing.explain_page.LARGEST", largest)
+    data = page_of(model)
+    assert data["notice"].endswith("the numbers of its matrices are told to 4 digits.")
+    assert exact["notice"] == ""
+    view, plain = (stages_of(found)["encoder-self-qkv"]["views"][0] for found in (data, exact))
+    found = rounded_numbers(view["numbers"]).reshape(plain["shape"])
+    np.testing.assert_allclose(found, numbers(stages_of(exact)["encoder-self-qkv"]), rtol=2**-13)
+
+
+def rounded_numbers(text: str) -> np.ndarray:
+    planes = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(3, -1)
+    whole = np.zeros((planes.shape[1], 4), np.uint8)
+    whole[:, 3:0:-1] = planes.T
+    return whole.view("<f4").ravel()
+
+
+def test_a_page_of_the_papers_big_sizes_is_under_6_mb():
+    sizes = {"d_model": 1024, "d_ff": 4096, "num_heads": 16, "num_encoder_layers": 1, "num_decoder_layers": 1}
+    found = explain_model(transformer(**sizes), tokenizer(end=True), "a b c d " * 20, target="a b c d " * 20)
+    assert len(explain_page(found, model="big")) < 6e6

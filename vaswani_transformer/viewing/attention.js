@@ -1,9 +1,12 @@
-const state = { kind: data.start.kind, layer: data.start.layer, head: data.start.head, word: null, side: "looking" };
+const state = { kind: data.start.kind, layer: data.start.layer, head: data.start.head, word: null, side: "looking", cell: null };
 const weights = {};
-const ROW = 22, GAP = 150, MOST_IN_LIST = 8;
+const ROW = 22, GAP = 150, MOST_IN_LIST = 8, LEAST = [0.05, 0.005];  // of a line: of all words, of one
 
 const map = () => data.maps[state.kind];
-const width = (words) => 16 + 8.5 * Math.max(...words.map((word) => [...shown(word)].length));
+const ruler = document.createElement("canvas").getContext("2d");
+ruler.font = "14px system-ui, sans-serif";  // that of the page.css for texts in pictures
+const long = (word) => 16 + ruler.measureText(shown(word)).width;
+const width = (words) => Math.max(...words.map(long));
 /** The weights [T, S] of a head. */
 function head(layer, number) {
   const { looking, seen, heads } = map();
@@ -21,7 +24,7 @@ function chosen() {
 
 function choose(change) {
   Object.assign(state, change);
-  if (change.kind) Object.assign(state, { layer: 0, head: "all", word: null });
+  if (change.kind) Object.assign(state, { layer: 0, head: "all", word: null, cell: null });
   if (change.kind) all();
   draw();
 }
@@ -37,16 +40,16 @@ function lists() {
   options(find("layer"), range(layers).map((i) => [i, i + 1]), state.layer);
   options(find("head"), [["all", "all, their mean"], ...range(heads).map((i) => [i, i + 1])], state.head);
   const words = looking.map((word, i) => ["looking " + i, `${i + 1} ${shown(word)}`]);
-  const others = data.maps[state.kind].same ? [] : seen.map((word, i) => ["seen " + i, `seen ${i + 1} ${shown(word)}`]);
+  const others = seen.map((word, i) => ["seen " + i, `seen ${i + 1} ${shown(word)}`]);
   options(find("word"), [["", "all"], ...words, ...others], state.word === null ? "" : `${state.side} ${state.word}`);
 }
 
 function word(side, index, x, text, chosenOne) {
   const press = () => choose(chosenOne ? { word: null } : { word: index, side });
-  const group = make("g", { class: "word", role: "button", tabindex: 0, "aria-pressed": chosenOne,
+  const group = make("g", { class: "word", role: "button", "aria-pressed": chosenOne, "data-row": index, "data-column": side === "looking" ? 0 : 1,
     "aria-label": `${shown(text)}, ${side === "looking" ? "what it looks at" : "who looks at it"}`, onclick: press,
     onkeydown: (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); press(); } } });
-  const size = 16 + 8.5 * [...shown(text)].length;
+  const size = long(text);
   if (chosenOne) group.append(make("rect", { class: "chosen", x: side === "looking" ? x - size : x, y: index * ROW,
     width: size, height: ROW, rx: 3 }));
   group.append(make("text", { x: side === "looking" ? x - 8 : x + 8, y: index * ROW + 16,
@@ -61,23 +64,25 @@ function drawn(row, column) {
   return (state.side === "seen" || map().same) && column === state.word;
 }
 
+/** What is shown, in words. */
+const shownNow = () => `${state.kind} attention, layer ${state.layer + 1}, ${state.head === "all" ? "mean of all heads" : "head " + (state.head + 1)}`;
+
 function lines(numbers) {
   const { looking, seen } = map(), svg = find("lines"), left = width(looking);
   svg.setAttribute("width", left + GAP + width(seen));
   svg.setAttribute("height", ROW * Math.max(looking.length, seen.length));
-  svg.setAttribute("aria-label", `attention of ${looking.length} words, as lines`);
-  svg.replaceChildren();
-  const least = state.word === null ? 0.05 : 0.005;
+  svg.setAttribute("aria-label", `${shownNow()}: ${looking.length} words that look, ${seen.length} that are seen; arrow keys move over them, Enter chooses`);
+  const nodes = [], least = LEAST[state.word === null ? 0 : 1];
   numbers.forEach((x, i) => {
     const row = Math.floor(i / seen.length), column = i % seen.length;
     if (x < least || !drawn(row, column)) return;
     const from = state.word === null || (state.side === "looking" && row === state.word);
-    svg.append(make("line", { class: from ? "from" : "to", x1: left, y1: row * ROW + ROW / 2, x2: left + GAP,
+    nodes.push(make("line", { class: from ? "from" : "to", x1: left, y1: row * ROW + ROW / 2, x2: left + GAP,
       y2: column * ROW + ROW / 2, "stroke-width": 2.5, "stroke-opacity": Math.max(0.04, x) }));
   });
   const is = (side, i) => state.word === i && state.side === side;
-  looking.forEach((text, i) => svg.append(word("looking", i, left, text, is("looking", i))));
-  seen.forEach((text, i) => svg.append(word("seen", i, left + GAP, text, is("seen", i))));
+  redraw(svg, ...nodes, ...looking.map((text, i) => word("looking", i, left, text, is("looking", i))),
+    ...seen.map((text, i) => word("seen", i, left + GAP, text, is("seen", i))));
 }
 
 /** The colours of weights, from 0 to 1 by their root, so that small ones are seen. */
@@ -107,7 +112,7 @@ function heat(numbers) {
   const side = Math.max(6, Math.min(24, 480 / Math.max(looking.length, seen.length)));
   svg.setAttribute("width", left + side * seen.length + 8);
   svg.setAttribute("height", top + side * looking.length + 8);
-  svg.setAttribute("aria-label", "heat map; arrow keys move over it");
+  svg.setAttribute("aria-label", `heat map, ${shownNow()}; arrow keys move over it, Enter chooses the row's word`);
   svg.replaceChildren();
   const every = Math.ceil(14 / side);
   looking.forEach((text, i) => { if (i % every === 0) svg.append(make("text", { x: left - 4,
@@ -124,10 +129,8 @@ function heat(numbers) {
   svg.append(image);
   const mark = make("rect", { fill: "none", stroke: "var(--other)", "stroke-width": 2, width: side, height: side, visibility: "hidden" });
   svg.append(mark);
-  const cell = { row: 0, column: 0 };
-  const tell = () => {
-    cell.row = Math.max(0, Math.min(looking.length - 1, cell.row));
-    cell.column = Math.max(0, Math.min(seen.length - 1, cell.column));
+  const tell = (row, column) => {
+    const cell = state.cell = { row: Math.max(0, Math.min(looking.length - 1, row)), column: Math.max(0, Math.min(seen.length - 1, column)) };
     mark.setAttribute("x", left + side * cell.column);
     mark.setAttribute("y", top + side * cell.row);
     mark.setAttribute("visibility", "visible");
@@ -139,16 +142,19 @@ function heat(numbers) {
     const row = Math.floor((event.clientY - box.top - top) / side), column = Math.floor((event.clientX - box.left - left) / side);
     return row >= 0 && column >= 0 && row < looking.length && column < seen.length ? { row, column } : null;
   };
-  svg.onmousemove = (event) => { const place = at(event); if (place) { Object.assign(cell, place); tell(); } };
+  svg.onmousemove = (event) => { const place = at(event); if (place) tell(place.row, place.column); };
   svg.onclick = (event) => { const place = at(event); if (place) choose({ word: place.row, side: "looking" }); };
+  svg.onfocus = () => tell(state.cell?.row ?? 0, state.cell?.column ?? 0);
   svg.onkeydown = (event) => {
-    const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-    if (!steps) return;
+    const step = ARROWS[event.key];
+    if (!step && event.key !== "Enter") return;
     event.preventDefault();
-    cell.row += steps[0];
-    cell.column += steps[1];
-    tell();
+    if (!step) return choose({ word: state.cell.row, side: "looking" });
+    tell(state.cell.row + step[0], state.cell.column + step[1]);
+    mark.scrollIntoView({ block: "nearest", inline: "nearest" });
   };
+  if (state.cell) tell(state.cell.row, state.cell.column);
+  else find("cell").textContent = "";
 }
 
 /** The largest of a word's weights, in words. */
@@ -165,7 +171,7 @@ function told(numbers) {
 }
 
 function small(layer, number, label) {
-  return make("button", { "data-layer": layer, "data-head": number, "aria-label": `layer ${layer + 1}, head ${number + 1}`,
+  return make("button", { "data-layer": layer, "data-head": number, "data-row": layer, "data-column": number, "aria-label": `layer ${layer + 1}, head ${number + 1}`,
     onclick: () => choose({ layer, head: number }) }, picture(head(layer, number)), ...label);
 }
 
@@ -176,18 +182,28 @@ function row() {
   const { heads } = map();
   find("layer-title").textContent = `The ${heads} heads of layer ${state.layer + 1}`;
   find("heads").style.gridTemplateColumns = "repeat(auto-fill, minmax(7rem, 1fr))";
-  find("heads").replaceChildren(...range(heads).map((number) => small(state.layer, number, [`head ${number + 1}`])));
+  redraw(find("heads"), ...range(heads).map((number) => small(state.layer, number, [`head ${number + 1}`])));
 }
 
 /** All heads of all layers. */
 function all() {
   const { layers, heads } = map();
   find("all").style.gridTemplateColumns = `repeat(${heads}, minmax(2rem, 5rem))`;
-  find("all").replaceChildren(...range(layers).flatMap((layer) => range(heads).map((number) => small(layer, number, []))));
+  redraw(find("all"), ...range(layers).flatMap((layer) => range(heads).map((number) => small(layer, number, []))));
+}
+
+/** What the lines are. */
+function hint() {
+  const { looking, seen, same } = map(), { word, side } = state;
+  const least = ` Weights under ${100 * LEAST[word === null ? 0 : 1]} % have no line.`;
+  if (word === null) return "Lines go from the word that looks (left) to what it looks at (right); choose a word to see it alone." + least;
+  const from = `Blue: what ${shown(looking[word] ?? "")} looks at.`, to = `Orange: who looks at ${shown(seen[word] ?? "")}.`;
+  return (side === "seen" ? to : same ? `${from} ${to}` : from) + least;
 }
 
 function draw() {
   lists();
+  find("hint").textContent = hint();
   const numbers = chosen();
   lines(numbers);
   heat(numbers);
@@ -195,6 +211,8 @@ function draw() {
   row();
   for (const button of document.querySelectorAll(".grid button"))
     button.setAttribute("aria-pressed", Number(button.dataset.layer) === state.layer && Number(button.dataset.head) === state.head);
+  settle(find("heads"));
+  settle(find("all"));
 }
 
 function everything() {
@@ -216,6 +234,7 @@ async function begin() {
     const [side, index] = event.target.value.split(" ");
     choose(index === undefined ? { word: null } : { word: Number(index), side });
   };
+  for (const id of ["lines", "heads", "all"]) rove(find(id));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", everything);
   everything();
   document.body.dataset.ready = "yes";

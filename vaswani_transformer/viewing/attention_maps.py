@@ -60,7 +60,8 @@ def attention_maps(
 
     Returns:
         Of an encoder-decoder "encoder", with a target "decoder" and "cross"; of an encoder "encoder"; of a decoder
-        "decoder". The notice tells that a text of more than `MOST_TOKENS` tokens was cut, else it is "".
+        "decoder". The notice tells that a text of more than `MOST_TOKENS` tokens, or than the model has
+        positions for, was cut, else it is "".
 
     Raises:
         ValueError: a text without a token, a target for a decoder alone, a model without attention weights.
@@ -73,7 +74,7 @@ def attention_maps(
             f"a target is of an encoder-decoder, or the second text of an encoder; got {type(model).__name__}, which "
             "reads one text from left to right: put the target behind the text"
         )
-    inputs, notice = encoded(tokenizer, text, target)
+    inputs, notice = encoded(tokenizer, text, target, most=room(model, MOST_TOKENS))
     words = words_of(tokenizer, inputs["input_ids"][0].tolist())
     found = _weights(model, "attentions", **_given(model, inputs))
     return {kind: AttentionMap(words, words, found["attentions"])}, notice
@@ -82,12 +83,12 @@ def attention_maps(
 def _of_both(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, target: str | None
 ) -> tuple[dict[str, AttentionMap], str]:
-    inputs, notice = encoded(tokenizer, text)
+    inputs, notice = encoded(tokenizer, text, most=room(model, MOST_TOKENS))
     source = words_of(tokenizer, inputs["input_ids"][0].tolist())
     if target is None:
         states = _weights(model.get_encoder(), "attentions", **_given(model, inputs))
         return {"encoder": AttentionMap(source, source, states["attentions"])}, notice
-    shown, more = encoded(tokenizer, target, side="text_target")
+    shown, more = encoded(tokenizer, target, side="text_target", most=room(model, MOST_TOKENS))
     labels = shown["input_ids"]
     names = ("encoder_attentions", "decoder_attentions", "cross_attentions")
     found = _weights(model, *names, **_given(model, inputs), labels=labels.to(model.device))
@@ -114,8 +115,10 @@ def choose(maps: Mapping[str, AttentionMap], *, kind: str | None, layer: int | N
     """
     found = kind or next(iter(maps))
     if found not in maps:
-        way = ": give --target, the text that the decoder is shown" if "encoder" in maps else ""
-        raise ValueError(f"the attention must be one that there is, {', '.join(maps)}; got kind={found!r}{way}")
+        raise ValueError(
+            f"the attention must be one that there is, {', '.join(maps)}; got kind={found!r}: an encoder-decoder has "
+            "decoder and cross where --target gives the text of its decoder"
+        )
     layers, heads = maps[found].weights.shape[:2]
     for name, number, most in (("layer", layer, layers), ("head", head, heads)):
         if number is not None and not 1 <= number <= most:
@@ -151,7 +154,7 @@ def encoded(
     second: str | None = None,
     *,
     side: str = "text",
-    most: int = MOST_TOKENS,
+    most: int,
 ) -> tuple[Mapping[str, Any], str]:
     """Returns the tokens of a text [1, T], and a notice where it has too many and is cut.
 
@@ -163,15 +166,22 @@ def encoded(
         most: tokens that are kept.
 
     Raises:
-        ValueError: a text without a token.
+        ValueError: a text without a token of its own.
     """
     given: dict[str, Any] = {side: _whole(text)} | ({} if second is None else {"text_pair": _whole(second)})
     count = len(tokenizer(**given, verbose=False)["input_ids"])  # type: ignore[arg-type]
+    for part in given.values():
+        if not tokenizer(**{side: part}, add_special_tokens=False, verbose=False)["input_ids"]:  # type: ignore[arg-type]
+            raise ValueError(f"a text must have a token; got {part[:40]!r}")
     found: Any = tokenizer(**given, truncation=True, max_length=most, return_tensors="pt")
-    if not count:
-        raise ValueError(f"a text must have a token; got {text[:40]!r}")
     notice = f"The first {most} of {count} tokens are shown." if count > most else ""
     return found, notice
+
+
+def room(model: PreTrainedModel, most: int) -> int:
+    """Returns how many tokens of a text are shown: the most, or those that the model has positions for."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
+    return min(most, positions) if positions > 0 else most
 
 
 def _whole(text: str) -> str:

@@ -2,9 +2,9 @@
 function beam(view) {
   const STEP = 118, ROW = 46, WIDE = 96, best = new Set(view.finished[0].path.map((row, step) => `${step + 1} ${row}`));
   const ends = view.finished.filter((found) => found.ended && found.path.length === found.length - 1 && found.length <= view.steps.length + 1);
-  const svg = make("svg", { class: "tree", role: "group", "aria-label": "tree of the search" }), cell = make("p", { class: "cell", "aria-live": "polite" });
+  const svg = make("svg", { class: "tree", role: "application", "aria-label": "tree of the search; arrow keys move over it" }), cell = make("p", { class: "cell", "aria-live": "polite" });
   const x = (step) => 4 + step * STEP, y = (row) => 4 + row * ROW;
-  const node = (step, row, word, small, told, name, press) => svg.append(make("g", { class: name, tabindex: 0, role: "img", "aria-label": told,
+  const node = (step, row, word, small, told, name, press) => svg.append(make("g", { class: name, "data-row": row, "data-column": step, tabindex: -1, role: "img", "aria-label": told,
     onclick: press, onpointerenter: press, onfocus: press },
     make("rect", { x: x(step), y: y(row), width: WIDE, height: 36, rx: 6 }),
     make("text", { x: x(step) + WIDE / 2, y: y(row) + 16, "text-anchor": "middle" }, short(word)),
@@ -21,15 +21,17 @@ function beam(view) {
     node(step + 1, row, shown(kept.word), figures(kept.total, 4), text, best.has(`${step + 1} ${row}`) ? "best" : "", told(text));
   }));
   placed.forEach(({ found, row }) => {
-    const text = `Finished: ${found.text} · score ${figures(found.score)}`;
+    const text = `Finished: ${cut(found.text, 300)} · score ${figures(found.score)}`;
     node(found.length, row, "‹end›", figures(found.score, 4), text, "end " + (found === view.finished[0] ? "best" : ""), told(text));
   });
   const columns = Math.max(view.steps.length, ...ends.map((found) => found.length)) + 1;
   const rows = Math.max(view.beams, ...placed.map(({ row }) => row + 1));
+  rove(svg);
+  settle(svg);
   svg.setAttribute("width", x(columns));
   svg.setAttribute("height", y(rows));
-  const cut = view.all_steps > view.steps.length + 1 ? ` (the first ${view.steps.length} of ${view.all_steps} steps)` : "";
-  return make("figure", {}, make("figcaption", {}, `What is kept at each step, by log P; below, what has ended, by score${cut}`),
+  const left = view.all_steps > view.steps.length + 1 ? ` (the first ${view.steps.length} of ${view.all_steps} steps)` : "";
+  return make("figure", {}, make("figcaption", {}, `What is kept at each step, by log P; below, what has ended, by score${left}`),
     make("div", { class: "scroll" }, svg), cell, finished(view));
 }
 
@@ -47,7 +49,7 @@ function path(view, step, row) {
 
 function finished(view) {
   const titles = ["translation", "log P", "|Y|", "lp(Y)", "score"];
-  const rows = view.finished.map((found) => make("tr", {}, make("th", { scope: "row", class: "text" }, found.text.slice(0, 300)),
+  const rows = view.finished.map((found) => make("tr", {}, make("th", { scope: "row", class: "text" }, cut(found.text, 300)),
     ...[figures(found.total), found.length, figures(found.penalty), figures(found.score)].map((text) => make("td", {}, text))));
   const head = make("tr", {}, ...titles.map((text) => make("th", { scope: "col" }, text)));
   return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "finished translations" },

@@ -15,7 +15,8 @@ function reading(model) {
     list.replaceChildren(...model.words.map((word, i) => make("li", { class: i === model.place ? "blank" : "",
       style: `background: rgb(${tint(found[i], most, "unit", colours, 0.5)})` }, make("b", {}, shown(word)), make("span", {}, percent(found[i])))));
     const rest = model.unread.trim();
-    if (rest) list.append(make("li", { class: "unread" }, make("s", {}, rest.replace(/[\s\S]/gu, shown)), make("span", {}, "not read")));
+    if (rest) list.append(make("li", { class: "unread" }, make("s", {}, named(rest)),
+      make("span", {}, "not read" + (model.more_unread ? `, nor ${model.more_unread} letters more` : ""))));
   };
   const select = (name, pairs) => make("select", { onchange: (event) => {
     state[name] = event.target.value === "all" ? "all" : Number(event.target.value);
@@ -27,9 +28,9 @@ function reading(model) {
     make("label", {}, "head", select("head", [["all", "all, their mean"], ...range(heads).map((i) => [i, i + 1])]))), list);
 }
 
-/** Who may look at whom. */
-function mask(model) {
-  const seen = unpacked(model.seen), names = model.words.map(shown), size = names.length, cell = make("p", { class: "cell", "aria-live": "polite" });
+/** Who may look at whom, in layers that have one mask. */
+function mask(model, { layers, seen: packed }) {
+  const seen = unpacked(packed), names = model.words.map(shown), size = names.length, cell = make("p", { class: "cell", "aria-live": "polite" });
   const numbers = seen.map((x) => (x ? 0.5 : 2 * MASKED));
   const tell = (row, column) => { cell.textContent = `${names[row]} ${seen[row * size + column] ? "may" : "must not"} look at ${names[column]}`; };
   const drawn = square({ view: { scale: "signed" }, names, over: names, rows: size, columns: size, tell });
@@ -37,7 +38,7 @@ function mask(model) {
   drawn.element.querySelector("[tabindex]").setAttribute("aria-label", `mask, ${size} tokens; arrow keys move over it`);
   drawn.element.querySelector(".field").classList.add("cells");
   repaint.push((colours) => drawn.draw(numbers, 1, colours));
-  return make("figure", {}, make("figcaption", {}, "The mask: a row looks, a column is seen",
+  return make("figure", {}, make("figcaption", {}, `The mask${layers.length < model.shape[0] ? " of layer " + layers.join(", ") : ""}: a row looks, a column is seen`,
     make("span", { class: "range" }, `${open} of ${size * size} are open`)), drawn.element, cell);
 }
 
@@ -51,7 +52,7 @@ function filled(model) {
 function column(model, number) {
   const parts = [make("h2", { id: "model-" + number }, model.name), make("p", {}, model.told)];
   if (model.notice) parts.push(make("p", { class: "notice" }, model.notice));
-  return make("section", { "aria-labelledby": "model-" + number }, ...parts, filled(model), reading(model), mask(model));
+  return make("section", { "aria-labelledby": "model-" + number }, ...parts, filled(model), reading(model), ...model.masks.map((found) => mask(model, found)));
 }
 
 function paintAll() {
@@ -60,9 +61,8 @@ function paintAll() {
 }
 
 function begin() {
-  const safe = (text) => (text.length > 300 ? text.slice(0, 300) + "…" : text).replace(/[\s\S]/gu, shown);
   find("title").textContent = data.title;
-  find("sentence").append(safe(data.before), make("b", { class: "gap" }, "___"), safe(data.behind));
+  find("sentence").append(cut(data.before, 300), make("b", { class: "gap" }, "___"), cut(data.behind, 300));
   find("models").append(...data.models.map(column));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paintAll);
   paintAll();

@@ -6,10 +6,7 @@ from html import escape
 
 from .attention_page import attention_page
 from .demo import Candidate, Refused, Step, Translated, Written
-
-LONGEST_WORD = 24
-# Control characters, and marks that turn the direction of all that follows; attention pages name the same ones.
-UNSEEN = re.compile("[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+from .page import shown as shown_word
 
 STYLE = """
 .found table, .found tr, .found th, .found td { border: 0 !important; }
@@ -37,10 +34,8 @@ def plain(text: str) -> str:
 
 
 def shown(word: str) -> str:
-    """Returns a token as HTML: control characters by their numbers, a long one cut."""
-    safe = UNSEEN.sub(lambda letter: f"\\u{ord(letter[0]):04x}", word.encode("utf-8", "replace").decode())
-    safe = safe if len(safe) <= LONGEST_WORD else safe[: LONGEST_WORD - 1] + "…"
-    return f"<bdi>{plain(safe)}</bdi>"
+    """Returns a token as HTML."""
+    return f"<bdi>{plain(shown_word(word))}</bdi>"
 
 
 def refusal(message: str) -> str:

@@ -37,17 +37,18 @@ function follow() {
 }
 
 function sentence() {
-  const parts = [make("b", {}, shown200(data.source))];
-  if (data.result) parts.push(make("span", { class: "arrow" }, data.arrow), make("b", {}, shown200(data.result)));
+  const parts = [make("b", {}, cut(data.source, 200))];
+  if (data.result) parts.push(make("span", { class: "arrow" }, data.arrow), make("b", {}, cut(data.result, 200)));
   find("sentence").append(...parts);
 }
-const shown200 = (text) => [...text.slice(0, 200)].map(shown).join("") + (text.length > 200 ? "…" : "");
 
-function begin() {
+async function begin() {
   find("title").textContent = data.title;
   find("about").textContent = data.about;
   if (data.notice) { find("notice").textContent = data.notice; find("notice").hidden = false; }
   sentence();
+  const views = data.parts.flatMap((part) => part.stages.flatMap((found) => found.views));
+  if (data.digits < 6) for (const view of views) if (view.numbers) view.numbers = await unpackRounded(view.numbers);
   let number = 0;
   for (const part of data.parts) {
     find("stages").append(make("h2", {}, part.title));
@@ -58,7 +59,9 @@ function begin() {
   find("head").append(...range(data.heads).map((i) => make("option", { value: i + 1 }, i + 1)));
   find("head").value = state.head;
   find("head").onchange = (event) => { state.head = Number(event.target.value); draw(true); };
-  if (matchMedia("(max-width: 60rem)").matches) find("contents").open = false;
+  const wide = matchMedia("(min-width: 60rem)"), fold = () => { find("contents").open = wide.matches; };
+  wide.addEventListener("change", fold);
+  fold();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
   draw();
   follow();

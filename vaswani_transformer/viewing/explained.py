@@ -14,12 +14,13 @@ from ..models import (
     VaswaniGPTForCausalLM,
     VaswaniTransformerForConditionalGeneration,
 )
-from .attention_maps import eager
+from .attention_maps import eager, room
 from .explained_bert import explain_bert
 from .explained_gpt import explain_gpt
 from .explained_transformer import explain_transformer
 
 MOST_TOKENS = 32  # of a text; the rest is cut, with a notice
+MOST_LETTERS = 1000  # of a text that a page repeats
 CONVERTED = ": vaswani convert makes such models of other libraries'"
 
 EXPLAINED: dict[type[PreTrainedModel], Callable[..., dict[str, Any]]] = {
@@ -69,8 +70,9 @@ def explain_model(
         if not 1 <= number <= most:
             raise ValueError(f"the model has the {name}s 1 to {most}; got {name}={number}")
     with evaluating(model), eager(model):
-        found = explain(model, tokenizer, text, target=target, layer=layer - 1, most=MOST_TOKENS)
-    return found | {"head": head}
+        found = explain(model, tokenizer, text, target=target, layer=layer - 1, most=room(model, MOST_TOKENS))
+    parts = {name: found[name][:MOST_LETTERS] for name in ("source", "result")}
+    return found | parts | {"head": head} | {"head": head}
 
 
 def load_explained_model(name: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:

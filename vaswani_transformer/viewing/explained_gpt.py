@@ -74,6 +74,9 @@ def _layer(model: Any, number: int) -> Layer:
     forward = (GPTBlock if post else PreNormGPTBlock).forward
     line = {name: (forward, f"self.{name}(") for name in ("attn", "mlp")}
     activation = "GELU" if "gelu" in model.config.hidden_act else model.config.hidden_act
+    banded = (
+        f" This layer looks back at the last {model.config.sliding_window} tokens only." if layer.attn.banded else ""
+    )
     inner = (GPTFeedForward.forward, "self.down_proj(self.activation(self.up_proj(x_BTD)))")
     return Layer(
         layer,
@@ -87,7 +90,7 @@ def _layer(model: Any, number: int) -> Layer:
                 layer.ln_1,
                 "source",
                 "source",
-                CAUSAL,
+                CAUSAL + banded,
                 "section 3.1; Vaswani et al. (2017), 3.2",
                 {
                     "query": (GPTAttention.forward, "self.qkv_proj(x_BTD)"),

@@ -298,7 +298,8 @@ def _output(record: Record, model: Any, tokenizer: Any, wanted: list[int]) -> It
         "Logits",
         "The decoder's last vectors are compared with each word of the vocabulary"
         + (": the matrix is the embedding's own." if tied else "."),
-        equation="logits = x W^{E⊤}" if tied else "logits = x W^{out}",
+        equation=("logits = x W^{E⊤}" if tied else "logits = x W^{out}")
+        + (" + b" if model.config.lm_head_bias else ""),
         paper="section 3.4",
         lines=[code(forward, "logits_BTV = self.lm_head(")],
         shapes=[shape("logits", "T, V", logits)],

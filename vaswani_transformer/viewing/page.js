@@ -13,13 +13,17 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 
-/** The numbers that Python packed: three planes of bytes, compressed. */
-async function unpack(text) {
+/** Bytes that Python compressed. */
+async function inflate(text) {
   const letters = atob(text), bytes = new Uint8Array(letters.length);
   for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const planes = new Uint8Array(await new Response(stream).arrayBuffer());
-  const count = planes.length / 3;
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+/** Weights that Python packed: multiples of a small step, in three planes of bytes. */
+async function unpack(text) {
+  const planes = await inflate(text), count = planes.length / 3;
   const numbers = new Float32Array(count);
   for (let i = 0; i < count; i++)
     numbers[i] = (planes[i] + 256 * planes[count + i] + 65536 * planes[2 * count + i]) / data.steps;
@@ -36,9 +40,55 @@ function colour(name) {
 }
 
 const percent = (number) => (100 * number).toFixed(1) + " %";
-/** A token as a person sees it: its spaces made visible where there is nothing else, control characters named. */
-function shown(word) {
-  const safe = word.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g,
-    (letter) => "\\u" + letter.charCodeAt(0).toString(16).padStart(4, "0"));
-  return safe.length > 24 ? safe.slice(0, 23) + "…" : safe;
+
+/** A text with what has no shape, or turns the direction of others, by its number; joiners alone are nothing too. */
+function named(text) {
+  const unseen = /^[\u200c\u200d]+$/.test(text) ? /./gu : /(?![\u200c\u200d])[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu;
+  return text.replace(unseen, (letter) => "\\u" + letter.codePointAt(0).toString(16).padStart(4, "0"));
+}
+
+/** A text as a person sees it, of so many letters. */
+function cut(text, most) {
+  const letters = [...named(text)];
+  return letters.length > most ? letters.slice(0, most - 1).join("") + "…" : letters.join("");
+}
+/** A token as a person sees it. */
+const shown = (word) => cut(word, 24);
+
+const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+const items = (group) => [...group.querySelectorAll("[data-row]")];
+const spot = (item) => [Number(item.dataset.row), Number(item.dataset.column)];
+
+/** The Tab key stops at one item of a group. */
+function stop(group, chosen) {
+  items(group).forEach((item) => item.setAttribute("tabindex", item === chosen ? 0 : -1));
+}
+
+/** Makes the items of a group, which have data-row and data-column, one stop of the Tab key; arrow keys move in it. */
+function rove(group) {
+  group.addEventListener("focusin", (event) => stop(group, event.target.closest("[data-row]")));
+  group.addEventListener("keydown", (event) => {
+    const step = ARROWS[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const [row, column] = spot(event.target.closest("[data-row]"));
+    const line = items(group).filter((item) => spot(item)[1] === column + step[1]);
+    const next = step[0] ? line.find((item) => spot(item)[0] === row + step[0]) : line.findLast((item) => spot(item)[0] <= row) ?? line[0];
+    if (next) next.focus();
+  });
+}
+
+/** The Tab key stops where the keyboard is in a group, else at what is chosen, else at its first item. */
+function settle(group, current = document.activeElement) {
+  const found = items(group), pressed = (item) => item.getAttribute("aria-pressed") === "true";
+  stop(group, found.find((item) => item === current) ?? found.find(pressed) ?? found[0]);
+}
+
+/** Draws the items of a group anew; the keyboard stays at the one where it was. */
+function redraw(group, ...children) {
+  const active = group.contains(document.activeElement) && String(spot(document.activeElement));
+  group.replaceChildren(...children);
+  const same = items(group).find((item) => String(spot(item)) === active);
+  settle(group, same);
+  if (same) same.focus({ preventScroll: true });
 }

@@ -44,6 +44,10 @@ class Attention:
     paper: str
     lines: Mapping[str, Line]
 
+    def projections(self) -> list[Any]:
+        """The matrices of queries, keys and values."""
+        return [part for part in self.module.modules() if isinstance(part, nn.Linear) and part is not self.out]
+
 
 @dataclass(frozen=True)
 class FeedForward:
@@ -182,13 +186,13 @@ def attention_stages(record: Record, part: Attention) -> Iterator[dict[str, Any]
         f"{part.key}-out",
         "Heads joined",
         f"The results of all {heads} heads are laid side by side and multiplied by one matrix more.",
-        equation="MultiHead = Concat(Z_{1}, …, Z_{h}) W^{O}",
+        equation="MultiHead = Concat(Z_{1}, …, Z_{h}) W^{O}" + _bias([part.out], "O"),
         paper=part.paper,
         lines=[code(*part.lines["out"])],
         shapes=[shape("Concat", "T, H·d_v", joined), shape("result", "T, D", out)],
         views=[
             matrix("The heads side by side", joined, part.rows, parts=heads),
-            matrix("Multiplied by W^{O}", out, part.rows),
+            matrix("MultiHead", out, part.rows),
         ],
     )
 
@@ -200,9 +204,10 @@ def _queries(found: Any, part: Attention) -> dict[str, Any]:
         f"{part.name}: queries, keys, values",
         "Three matrices make three vectors of each token: what it asks, what it answers to, what it hands on."
         + crossed,
-        equation="Q = x W^{Q},\u2003K = x W^{K},\u2003V = x W^{V}"
-        if part.rows == part.seen
-        else "Q = x W^{Q},\u2003K = m W^{K},\u2003V = m W^{V}",
+        equation=",\u2003".join(
+            f"{letter} = {read} W^{{{letter}}}" + _bias(part.projections(), letter)
+            for letter, read in zip("QKV", "xxx" if part.rows == part.seen else "xmm", strict=True)
+        ),
         paper=part.paper,
         lines=[code(*part.lines[name]) for name in ("query", "key", "value") if name in part.lines],
         shapes=[
@@ -216,6 +221,11 @@ def _queries(found: Any, part: Attention) -> dict[str, Any]:
             matrix("V of head {head}", found.value, part.seen),
         ],
     )
+
+
+def _bias(projections: Sequence[Any], letter: str) -> str:
+    """What an equation adds to a product where the model has biases; the paper has none."""
+    return f" + b^{{{letter}}}" if any(part.bias is not None for part in projections) else ""
 
 
 def _weights(found: Any, part: Attention) -> Iterator[dict[str, Any]]:

@@ -2,11 +2,19 @@ const range = (count) => [...Array(count).keys()];
 const MASKED = -1e30, TABLE = 12, CELL = 18;
 const repaint = [];  // drawn again when the colours or the head change
 
-/** Numbers that Python packed as float32 in base64. */
+/** Numbers that Python packed as float32 in base64; those that are unpacked already. */
 function unpacked(text) {
+  if (text instanceof Float32Array) return text;
   const letters = atob(text), bytes = new Uint8Array(letters.length);
   for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
   return new Float32Array(bytes.buffer);
+}
+
+/** Numbers that Python rounded: the three highest bytes of float32, in planes. */
+async function unpackRounded(text) {
+  const planes = await inflate(text), count = planes.length / 3, bits = new Uint32Array(count);
+  for (let i = 0; i < count; i++) bits[i] = (planes[i] << 24) | (planes[count + i] << 16) | (planes[2 * count + i] << 8);
+  return new Float32Array(bits.buffer);
 }
 
 /** A number with its first digits; what a mask took away is minus infinity. */
@@ -64,10 +72,11 @@ function explore(element, rows, columns, at, tell) {
   element.addEventListener("pointerdown", (event) => go(at(event)));
   element.addEventListener("focus", () => tell(row, column));
   element.addEventListener("keydown", (event) => {
-    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Home: [0, -columns], End: [0, columns] }[event.key];
+    const step = { ...ARROWS, Home: [0, -columns], End: [0, columns] }[event.key];
     if (!step) return;
     event.preventDefault();
     go([Math.max(0, Math.min(rows - 1, row + step[0])), Math.max(0, Math.min(columns - 1, column + step[1]))]);
+    element.querySelector(".mark, .here")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   });
 }
 
@@ -87,7 +96,7 @@ function matrix(view) {
   const caption = make("figcaption"), cell = make("p", { class: "cell", "aria-live": "polite" });
   const tell = (row, column) => {
     const x = numbers()[row * columns + column];
-    cell.textContent = `${names[row]} ${over ? "→ " + over[column] : "· " + place(view, column)}: ${figures(x)}`;
+    cell.textContent = `${names[row]} ${over ? "→ " + over[column] : "· " + place(view, column)}: ${figures(x, data.digits)}`;
   };
   const drawn = over && columns <= TABLE && rows <= TABLE ? table : over ? square : strips;
   const { element, draw } = drawn({ view, names, over, rows, columns, numbers, tell });
@@ -117,7 +126,7 @@ const labels = (names) => make("div", { class: "labels", "aria-hidden": "true" }
 /** A focusable canvas whose chosen number is framed. */
 function field(rows, columns, tell) {
   const canvas = make("canvas", { "aria-hidden": "true" }), mark = make("div", { class: "mark" });
-  const element = make("div", { class: "field", tabindex: 0, role: "img" }, canvas, mark);
+  const element = make("div", { class: "field", tabindex: 0, role: "application", "aria-roledescription": "numbers" }, canvas, mark);
   explore(element, rows, columns, inside(element, rows, columns), (row, column) => {
     Object.assign(mark.style, { visibility: "visible", left: `${(100 * column) / columns}%`, top: `${(100 * row) / rows}%`,
       width: `max(3px, ${100 / columns}%)`, height: `${100 / rows}%` });
@@ -202,10 +211,11 @@ function waves(view) {
     for (const [dimension, name] of [[pair, "wave"], [pair + 1, "wave cosine"]]) {
       svg.append(make("path", { class: name, d: range(positions).map((i) => `${i ? "L" : "M"}${x(i)},${y(at(i, dimension))}`).join("") }));
       words(view.rows).forEach((word, i) => svg.append(make("path", { class: name, "stroke-width": 4, fill: "currentColor",
-        d: `M${x(i) - 2.5},${y(at(i, dimension))}a2.5,2.5 0 1 0 5,0a2.5,2.5 0 1 0 -5,0` }, make("title", {}, `${word}: ${figures(at(i, dimension))}`))));
+        d: `M${x(i) - 2.5},${y(at(i, dimension))}a2.5,2.5 0 1 0 5,0a2.5,2.5 0 1 0 -5,0` }, make("title", {}, `${word}: ${figures(at(i, dimension), data.digits)}`))));
     }
     told.textContent = `numbers ${pair + 1} (blue) and ${pair + 2} (orange) at positions 0 to ${positions - 1}; dots: this text`;
     svg.setAttribute("aria-label", told.textContent);
+    slider.setAttribute("aria-valuetext", told.textContent);
   };
   slider.addEventListener("input", draw);
   draw();
@@ -214,7 +224,7 @@ function waves(view) {
 
 /** Rows of words with bars: [word, share, its probability in words, logit, class]. */
 function bars(rows, titles) {
-  const row = (role, texts, name = "") => make("div", { role: "row", class: name }, ...texts.map((text, i) => make("span",
+  const row = (role, texts, name = "") => make("div", { role: "row", class: name, ...(name === "wanted" ? { "aria-current": "true" } : {}) }, ...texts.map((text, i) => make("span",
     { role, class: i === 1 ? "bar" : "" }, text)));
   const body = rows.map(({ word, share, told, logit, name }) => row("cell", [word, make("i", { style: `width:${100 * share}%` }), told, logit], name));
   return [row("columnheader", titles), ...body];
@@ -248,6 +258,7 @@ function dials(view) {
     else for (const i of view.ids.slice(0, k)) sum += power(i);
     told.textContent = tau.toFixed(2);
     kept.textContent = all ? `all ${logits.length}` : k;
+    top.setAttribute("aria-valuetext", kept.textContent);
     list.replaceChildren(...bars(view.ids.slice(0, 15).map((i, place) => {
       const share = all || place < k ? power(i) / sum : 0;
       return { word: shown(view.words[place]), share, told: percent(share), logit: three(logits[i]), name: share ? "" : "out" };
