@@ -233,3 +233,7 @@ def test_a_screen_reader_finds_buttons_and_what_takes_keys(open_page):
     assert "encoder attention, layer 2, head 3" in opened.get_attribute("#lines", "aria-label")
     assert opened.get_by_role("button", name="eats, who looks at it").count() == 1
     assert opened.get_by_role("group", name="All layers").get_by_role("button", name="layer 2, head 3").count() == 1
+
+
+def test_each_row_of_all_layers_has_its_number(open_page):
+    assert open_page(page()).eval_on_selector_all("#all .layer", "all => all.map((x) => x.innerText)") == ["1", "2"]

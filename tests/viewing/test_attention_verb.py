@@ -70,3 +70,19 @@ def test_an_svg_of_any_text_is_well_formed_and_makes_no_formula(tmp_path):
     found = AttentionMap(words, words, np.full((1, 1, 7, 7), 1 / 7, dtype=np.float32))
     draw_attention(found, tmp_path / "picture.svg", title="a $model^$ \x07", layer=1, head=1)
     assert ElementTree.parse(tmp_path / "picture.svg").getroot().tag.endswith("svg")
+
+
+@pytest.mark.parametrize("size", [3, 40, 128])
+def test_a_picture_of_one_head_has_its_words_and_its_whole_title(size, tmp_path):
+    pytest.importorskip("matplotlib", reason="needs matplotlib, of the extra `viz`")
+    from matplotlib.image import imread
+
+    words = tuple(f"word{number}" for number in range(size))
+    found = AttentionMap(words, words, np.full((1, 1, size, size), 1 / size, dtype=np.float32))
+    title = "decoder attention of a-model (The first 128 of 10000 tokens are shown.)"
+    draw_attention(found, tmp_path / "picture.svg", title=title, layer=1, head=1)
+    assert all(f"<!-- {word} -->" in (tmp_path / "picture.svg").read_text() for word in words)
+    draw_attention(found, tmp_path / "picture.png", title=title, layer=1, head=1)
+    pixels = imread(tmp_path / "picture.png")
+    assert (pixels[:, [0, 1, -2, -1]] == 1).all()  # nothing reaches over the edge
+    assert 450 < pixels.shape[1] < 4000

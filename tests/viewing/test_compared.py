@@ -171,3 +171,9 @@ def test_more_models_and_two_of_a_kind_stand_beside_each_other(open_page):
             "another-gpt",
         ]
         assert opened.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, "by a"), (2, "by a and b"), (3, "by a, b and c")])
+def test_the_title_names_the_models(count, told):
+    models = [{"name": name} for name in "abc"[:count]]
+    assert f"<title>The same blank, filled {told}</title>" in compare_page({"models": models})

@@ -196,3 +196,14 @@ def test_the_word_that_stands_there_is_marked_for_who_cannot_see_colours(open_pa
     place = stages_of(explained())["probabilities"]["views"][0]["places"][0]
     marked = opened.query_selector_all("#probabilities .bars [aria-current=true]")
     assert len(marked) == (place["chosen"] in place["ids"])
+
+
+@pytest.mark.parametrize("word", ["W" * 20, "狐" * 20, "Dokumentation", "a"])
+def test_words_stay_in_the_boxes_of_the_tree(open_page, word):
+    stages = stages_of(explained())
+    tree = stages["beam"]["views"][0]
+    steps = [[node | {"word": word} for node in level] for level in tree["steps"]]
+    stage = stages["beam"] | {"views": [tree | {"steps": steps}]}
+    opened = open_page(page(parts=[{"title": "Search", "stages": [stage]}]))
+    widths = opened.eval_on_selector_all(".tree text", "all => all.map((text) => text.getBBox().width)")
+    assert max(widths) <= 96

@@ -3,9 +3,8 @@ const weights = {};
 const ROW = 22, GAP = 150, MOST_IN_LIST = 8, LEAST = [0.05, 0.005];  // of a line: of all words, of one
 
 const map = () => data.maps[state.kind];
-const ruler = document.createElement("canvas").getContext("2d");
-ruler.font = "14px system-ui, sans-serif";  // that of the page.css for texts in pictures
-const long = (word) => 16 + ruler.measureText(shown(word)).width;
+/** The room of a word in a picture, with some beside it. */
+const long = (word) => 16 + wide(shown(word));
 const width = (words) => Math.max(...words.map(long));
 /** The weights [T, S] of a head. */
 function head(layer, number) {
@@ -188,8 +187,9 @@ function row() {
 /** All heads of all layers. */
 function all() {
   const { layers, heads } = map();
-  find("all").style.gridTemplateColumns = `repeat(${heads}, minmax(2rem, 5rem))`;
-  redraw(find("all"), ...range(layers).flatMap((layer) => range(heads).map((number) => small(layer, number, []))));
+  find("all").style.gridTemplateColumns = `max-content repeat(${heads}, minmax(2rem, 5rem))`;
+  redraw(find("all"), ...range(layers).flatMap((layer) => [make("span", { class: "faint layer", "aria-hidden": "true" }, layer + 1),
+    ...range(heads).map((number) => small(layer, number, []))]));
 }
 
 /** What the lines are. */

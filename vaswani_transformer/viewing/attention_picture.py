@@ -1,5 +1,6 @@
 """The attention of a model to a text as a picture, PNG or SVG."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import numpy as np
 from .attention_maps import AttentionMap
 from .page import named, shown
 
-LARGEST_TEXT = 30  # tokens that still have room for their names
+LARGEST_TEXT = 30  # tokens of several heads that still have room for their names; one head always has
+LARGEST_SIDE = 20.0  # inches, of one head
+LETTER = 0.1  # inches, the width of a letter of the title at most, all but the widest
 
 
 def draw_attention(found: AttentionMap, out: str | Path, *, title: str, layer: int | None, head: int | None) -> None:
@@ -34,9 +37,11 @@ def draw_attention(found: AttentionMap, out: str | Path, *, title: str, layer: i
     wide = len({column for _, column in chosen})
     across = min(wide, 4) if layer is not None else wide
     down = -(-len(chosen) // across)
-    labelled = len(chosen) <= 4 and max(rows, columns) <= LARGEST_TEXT
-    side = max(3.0, 0.28 * max(rows, columns)) if labelled else 1.6
-    figure: Any = Figure(figsize=(side * across + 0.5, side * down + 0.8), layout="constrained")
+    most = max(rows, columns)
+    labelled = len(chosen) == 1 or (len(chosen) <= 4 and most <= LARGEST_TEXT)
+    side = max(3.0, min(0.28 * most, LARGEST_SIDE)) if labelled else 1.6
+    width = side * across + 0.5
+    figure: Any = Figure(figsize=(width, side * down + 0.8), layout="constrained")
     places = np.ravel(figure.subplots(down, across, squeeze=False))
     for place, (row, column) in zip(places, chosen, strict=False):
         place.imshow(found.weights[row, column], vmin=0, vmax=1, cmap="Blues", norm="linear", aspect="auto")
@@ -44,7 +49,8 @@ def draw_attention(found: AttentionMap, out: str | Path, *, title: str, layer: i
         _name(place, found if labelled else None)
     for place in places[len(chosen) :]:
         place.set_visible(False)
-    figure.suptitle(named(title), fontsize=11, parse_math=False)
+    lines = textwrap.fill(named(title), int(width / LETTER))
+    figure.suptitle(lines, fontsize=11, parse_math=False)
     figure.savefig(out, dpi=150)
 
 

@@ -7,7 +7,7 @@ function beam(view) {
   const node = (step, row, word, small, told, name, press) => svg.append(make("g", { class: name, "data-row": row, "data-column": step, tabindex: -1, role: "img", "aria-label": told,
     onclick: press, onpointerenter: press, onfocus: press },
     make("rect", { x: x(step), y: y(row), width: WIDE, height: 36, rx: 6 }),
-    make("text", { x: x(step) + WIDE / 2, y: y(row) + 16, "text-anchor": "middle" }, short(word)),
+    make("text", { x: x(step) + WIDE / 2, y: y(row) + 16, "text-anchor": "middle" }, short(word, WIDE - 8)),
     make("text", { x: x(step) + WIDE / 2, y: y(row) + 30, "text-anchor": "middle", class: "small" }, small)));
   const edge = (step, from, to, name) => svg.append(make("path", { class: "edge " + name,
     d: `M${x(step) + WIDE},${y(from) + 18}C${x(step) + WIDE + 12},${y(from) + 18} ${x(step + 1) - 12},${y(to) + 18} ${x(step + 1)},${y(to) + 18}` }));
@@ -35,7 +35,12 @@ function beam(view) {
     make("div", { class: "scroll" }, svg), cell, finished(view));
 }
 
-const short = (word) => ([...word].length > 12 ? [...word].slice(0, 11).join("") + "…" : word);
+/** A word cut to the width of its box. */
+function short(word, room) {
+  const letters = [...word], fits = (count) => wide(letters.slice(0, count).join("") + "…", 13) <= room;
+  if (wide(word, 13) <= room) return word;
+  return letters.slice(0, range(letters.length).findLast(fits) ?? 1).join("") + "…";
+}
 
 /** The words that lead to a place. */
 function path(view, step, row) {

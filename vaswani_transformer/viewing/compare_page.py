@@ -11,5 +11,6 @@ def compare_page(compared: dict[str, Any]) -> str:
     Args:
         compared: what `compare_models` returns.
     """
-    title = "The same blank, filled by " + " and ".join(model["name"] for model in compared["models"])
+    *first, last = (model["name"] for model in compared["models"])
+    title = "The same blank, filled by " + (f"{', '.join(first)} and {last}" if first else last)
     return make_page("compare", {"title": title} | compared, title=title, parts=("views",))

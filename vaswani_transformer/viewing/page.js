@@ -55,6 +55,13 @@ function cut(text, most) {
 /** A token as a person sees it. */
 const shown = (word) => cut(word, 24);
 
+const ruler = document.createElement("canvas").getContext("2d");
+/** The width of a text in a picture, in pixels. */
+function wide(text, size = 14) {
+  ruler.font = `${size}px system-ui, sans-serif`;  // as in page.css
+  return ruler.measureText(text).width;
+}
+
 const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const items = (group) => [...group.querySelectorAll("[data-row]")];
 const spot = (item) => [Number(item.dataset.row), Number(item.dataset.column)];
