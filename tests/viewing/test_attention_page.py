@@ -237,3 +237,28 @@ def test_a_screen_reader_finds_buttons_and_what_takes_keys(open_page):
 
 def test_each_row_of_all_layers_has_its_number(open_page):
     assert open_page(page()).eval_on_selector_all("#all .layer", "all => all.map((x) => x.innerText)") == ["1", "2"]
+
+
+def test_words_that_are_read_to_the_left_do_not_turn_the_arrow_between_them(open_page):
+    opened = open_page(page(("שלום", "עולם")))
+    opened.focus("#map")
+    opened.keyboard.press("ArrowDown")
+    assert opened.inner_text("#cell").startswith("\u2068עולם\u2069 → \u2068שלום\u2069: ")
+
+
+def test_a_models_name_and_a_notice_are_named_like_words(open_page):
+    html = attention_page({"encoder": AttentionMap(WORDS, WORDS, drawn())}, model="a\u202eb\ud800", notice="\u202ex")
+    opened = open_page(html)
+    assert opened.inner_text("#title") == opened.title() == r"Attention of a\u202eb\ud800"
+    assert opened.inner_text("#notice") == r"\u202ex"
+
+
+def test_the_frame_of_what_has_the_keyboard_is_not_cut_off(open_page):
+    opened = open_page(page())
+    opened.focus("#map")
+    frame, room = opened.evaluate(
+        """() => { const map = getComputedStyle(document.querySelector('#map'));
+        const around = getComputedStyle(document.querySelector('#map').parentElement);
+        return [parseFloat(map.outlineWidth) + parseFloat(map.outlineOffset), parseFloat(around.paddingLeft)]; }"""
+    )
+    assert 0 < frame <= room

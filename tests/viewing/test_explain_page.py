@@ -170,7 +170,7 @@ def test_the_list_of_stages_is_never_folded_without_a_way_to_open_it(open_page, 
     assert opened.is_visible("#links a >> nth=0") or opened.is_visible("nav summary")
     opened.set_viewport_size({"width": 390, "height": 800})
     opened.set_viewport_size({"width": 1200, "height": 800})
-    assert opened.is_visible("#links a >> nth=0")
+    opened.wait_for_selector("#links a >> nth=0", timeout=5000)
 
 
 def test_the_tree_is_one_stop_of_the_tab_key_and_arrows_move_in_it(open_page):

@@ -222,9 +222,9 @@ function everything() {
 }
 
 async function begin() {
-  find("title").textContent = data.title;
+  find("title").textContent = named(data.title);
   find("about").textContent = data.about;
-  if (data.notice) { find("notice").textContent = data.notice; find("notice").hidden = false; }
+  if (data.notice) { find("notice").textContent = named(data.notice); find("notice").hidden = false; }
   for (const [kind, { packed }] of Object.entries(data.maps)) weights[kind] = await unpack(packed);
   const number = (text) => (text === "all" ? "all" : Number(text));
   find("kind").onchange = (event) => choose({ kind: event.target.value });

@@ -50,8 +50,8 @@ function filled(model) {
 }
 
 function column(model, number) {
-  const parts = [make("h2", { id: "model-" + number }, model.name), make("p", {}, model.told)];
-  if (model.notice) parts.push(make("p", { class: "notice" }, model.notice));
+  const parts = [make("h2", { id: "model-" + number }, named(model.name)), make("p", {}, model.told)];
+  if (model.notice) parts.push(make("p", { class: "notice" }, named(model.notice)));
   return make("section", { "aria-labelledby": "model-" + number }, ...parts, filled(model), reading(model), ...model.masks.map((found) => mask(model, found)));
 }
 
@@ -61,7 +61,7 @@ function paintAll() {
 }
 
 function begin() {
-  find("title").textContent = data.title;
+  find("title").textContent = named(data.title);
   find("sentence").append(cut(data.before, 300), make("b", { class: "gap" }, "___"), cut(data.behind, 300));
   find("models").append(...data.models.map(column));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paintAll);

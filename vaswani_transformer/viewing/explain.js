@@ -43,9 +43,9 @@ function sentence() {
 }
 
 async function begin() {
-  find("title").textContent = data.title;
+  find("title").textContent = named(data.title);
   find("about").textContent = data.about;
-  if (data.notice) { find("notice").textContent = data.notice; find("notice").hidden = false; }
+  if (data.notice) { find("notice").textContent = named(data.notice); find("notice").hidden = false; }
   sentence();
   const views = data.parts.flatMap((part) => part.stages.flatMap((found) => found.views));
   if (data.digits < 6) for (const view of views) if (view.numbers) view.numbers = await unpackRounded(view.numbers);

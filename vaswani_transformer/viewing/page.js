@@ -52,8 +52,13 @@ function cut(text, most) {
   const letters = [...named(text)];
   return letters.length > most ? letters.slice(0, most - 1).join("") + "…" : letters.join("");
 }
-/** A token as a person sees it. */
-const shown = (word) => cut(word, 24);
+
+const LEFTWARD = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+/** A token as a person sees it; one that is read to the left turns nothing beside it. */
+function shown(word) {
+  const text = cut(word, 24);
+  return LEFTWARD.test(text) ? `\u2068${text}\u2069` : text;
+}
 
 const ruler = document.createElement("canvas").getContext("2d");
 /** The width of a text in a picture, in pixels. */
