@@ -195,3 +195,10 @@ def test_a_text_with_the_tokens_around_it_alone_is_refused(text, target):
 def test_an_encoder_alone_is_not_told_to_take_a_target_for_its_decoder():
     with pytest.raises(ValueError, match="got kind='cross': an encoder-decoder has decoder and cross where --target"):
         choose(maps_of("our bert")[1], kind="cross", layer=None, head=None)
+
+
+def test_a_model_that_diverged_is_refused():
+    model = drawn("our gpt")
+    model.wte.weight.data[3] = torch.nan
+    with pytest.raises(ValueError, match="got NaN among attentions of VaswaniGPTModel: did its training diverge"):
+        attention_maps(model, tokenizer(end=False), TEXT)

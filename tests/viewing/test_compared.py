@@ -177,3 +177,8 @@ def test_more_models_and_two_of_a_kind_stand_beside_each_other(open_page):
 def test_the_title_names_the_models(count, told):
     models = [{"name": name} for name in "abc"[:count]]
     assert f"<title>The same blank, filled {told}</title>" in compare_page({"models": models})
+
+
+def test_the_mask_of_a_model_in_half_precision_is_drawn():
+    found = compare_models([("half", gpt().half().eval(), tokenizer(end=False))], TEXT)
+    assert numbers(found["models"][0]["masks"][0]["seen"]).tolist() == [1, 0, 1, 1]

@@ -27,7 +27,7 @@ from vaswani_transformer.models.attention import eager_attention
 from vaswani_transformer.viewing.beam_tree import MOST_STEPS
 from vaswani_transformer.viewing.explain_page import explain_page
 from vaswani_transformer.viewing.explained import MOST_TOKENS, explain_model, load_explained_model
-from vaswani_transformer.viewing.stages import MASKED, code
+from vaswani_transformer.viewing.stages import code
 
 from .test_attention_maps import WORDS, tokenizer
 
@@ -114,7 +114,7 @@ def test_attention_follows_from_the_pages_own_queries_keys_and_values(kind):
     if kind == "decoder-self":
         masked = numbers(stages[f"{kind}-mask"])
         hidden = np.triu(np.ones(scores.shape[1:], dtype=bool), 1)
-        assert (masked[:, hidden] < MASKED).all()
+        assert (masked[:, hidden] == -np.inf).all()
         np.testing.assert_allclose(masked[:, ~hidden], scores[:, ~hidden], atol=1e-5)
         scores = np.where(hidden, -np.inf, scores)
     weights = numbers(stages[f"{kind}-softmax"])
@@ -282,7 +282,7 @@ def test_gpts_numbers_are_its_own(order):
 def test_a_banded_layer_of_gpt_hides_what_is_too_far_back():
     bands = {"layer_types": ["sliding_attention"] * 2, "sliding_window": 2}
     masked = numbers(stages_of(page_of(gpt(**bands), "a b c d"))["self-mask"])[0]
-    assert (masked > MASKED).astype(int).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    assert (masked > -np.inf).astype(int).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
 
 
 @pytest.mark.parametrize("make", [bert, gpt, lambda: gpt(norm_order="post")], ids=["bert", "gpt", "gpt of 2018"])
@@ -438,3 +438,21 @@ def test_a_page_of_the_papers_big_sizes_is_under_6_mb():
     sizes = {"d_model": 1024, "d_ff": 4096, "num_heads": 16, "num_encoder_layers": 1, "num_decoder_layers": 1}
     found = explain_model(transformer(**sizes), tokenizer(end=True), "a b c d " * 20, target="a b c d " * 20)
     assert len(explain_page(found, model="big")) < 6e6
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_mask_is_found_in_every_precision(kind):
+    stage = stages_of(page_of(gpt().to(kind)))["self-mask"]
+    assert "3 of 9 scores are taken away" in stage["about"]
+    assert (numbers(stage)[0] == -np.inf).tolist() == [[False, True, True], [False, False, True], [False] * 3]
+
+
+@pytest.mark.parametrize(
+    ("make", "place", "told"),
+    [(gpt, "transformer.wte", "among its logits"), (transformer, "model.encoder.layers.0.fc1", "in its beam search")],
+)
+def test_a_model_that_diverged_is_refused(make, place, told):
+    model = make()
+    model.get_submodule(place).weight.data[3] = torch.nan
+    with pytest.raises(ValueError, match=f"a model must compute numbers; got NaN {told}"):
+        page_of(model)

@@ -64,7 +64,8 @@ def attention_maps(
         positions for, was cut, else it is "".
 
     Raises:
-        ValueError: a text without a token, a target for a decoder alone, a model without attention weights.
+        ValueError: a text without a token, a target for a decoder alone, a model without attention weights or
+            with some that are no numbers.
     """
     if model.config.is_encoder_decoder:
         return _of_both(model, tokenizer, text, target)
@@ -222,6 +223,11 @@ def _weights(model: Any, *names: str, **inputs: Any) -> dict[str, np.ndarray]:
                 f"{type(model).__name__} with {name} of {', '.join(map(str, sorted(shapes))) or 'none'}"
             )
         found[name] = torch.cat([layer.float().cpu() for layer in layers]).numpy()
+        if np.isnan(found[name]).any():
+            raise ValueError(
+                f"a model must compute numbers; got NaN among {name} of {type(model).__name__}: did its training "
+                "diverge?"
+            )
     return found
 
 

@@ -42,6 +42,9 @@ def beam_tree(model: Any, tokenizer: PreTrainedTokenizerBase, input_ids: Tensor)
         number of its parent in the step before, and its log-probability. "finished": the best finished ones, best
         first, with their path (its number at each step that is shown), |Y|, the penalty ((5 + |Y|) / 6)^alpha, the
         log-probability and the score, which is their quotient. "ids": [L] of the best one, without the start token.
+
+    Raises:
+        ValueError: log-probabilities that are no numbers.
     """
     own, watcher = model.generation_config, Watcher()
     beams = min(max(own.num_beams or 1, 2), MOST_BEAMS)
@@ -55,6 +58,8 @@ def beam_tree(model: Any, tokenizer: PreTrainedTokenizerBase, input_ids: Tensor)
         return_dict_in_generate=True,
         logits_processor=[watcher],
     )
+    if any(log_probs.isnan().any() for _, log_probs in watcher.steps):
+        raise ValueError("a model must compute numbers; got NaN in its beam search: did its training diverge?")
     levels, places = _kept(watcher.steps)
     finished = [
         _finished(ids, score, tokenizer, places, own.eos_token_id, alpha)

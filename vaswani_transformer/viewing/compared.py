@@ -21,7 +21,7 @@ from ..models import VaswaniBertForMaskedLM, VaswaniBertForPreTraining, VaswaniG
 from .attention_maps import eager, encoded, room, words_of
 from .explained import MOST_LETTERS, MOST_TOKENS
 from .recorder import recording
-from .stages import MASKED, candidates, packed
+from .stages import candidates, packed, taken_away
 
 BLANK = re.compile(r"_{3,}|\[MASK\]")
 MOST_UNREAD = 200  # letters of what GPT does not read
@@ -104,7 +104,7 @@ def _compared(name: str, model: Any, tokenizer: PreTrainedTokenizerBase, before:
         "unread": found.unread[:MOST_UNREAD],
         "more_unread": len(found.unread[MOST_UNREAD:]),
         "place": found.place,
-        "masks": _masks([step.masked[0] > MASKED for step in steps]),
+        "masks": _masks([~taken_away(step.masked[0]) for step in steps]),
         "weights": packed(weights),
         "shape": list(weights.shape),
         "filled": candidates("", logits, [""], words, chosen=[-1])["places"][0],

@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 PACKAGE = Path(__file__).resolve().parent.parent
-MASKED = -1e30  # a score below it is one that the mask took away
+
+
+def taken_away(scores: Tensor) -> Tensor:
+    """Returns where a mask took scores away, in whatever precision a model computes."""
+    return scores < torch.finfo(scores.dtype).min / 2
 
 
 def code(function: Callable[..., Any], text: str) -> dict[str, Any]:
@@ -129,7 +134,12 @@ def candidates(
         rows: which of the page's words the places are.
         words: gives the words of ids.
         chosen: [T] the id that stands at each place, told where it is among the candidates; -1 for none.
+
+    Raises:
+        ValueError: logits that are no numbers.
     """
+    if logits.isnan().any():
+        raise ValueError("a model must compute numbers; got NaN among its logits: did its training diverge?")
     top, ids = logits.float().topk(min(MOST_CANDIDATES, logits.shape[-1]))
     places = [
         {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..models.attention import eager_attention
 from .recorder import Record
-from .stages import MASKED, code, matrix, norm_view, shape, stage
+from .stages import code, matrix, norm_view, shape, stage, taken_away
 
 Line = tuple[Any, str]  # a function, and what one of its lines holds
 
@@ -240,8 +240,9 @@ def _weights(found: Any, part: Attention) -> Iterator[dict[str, Any]]:
         shapes=[shape("S", "H, T, S", found.scores)],
         views=[matrix("Scores of head {head}", found.scores, part.rows, columns=part.seen)],
     )
-    hidden = int((found.masked[0] < MASKED).sum())
-    views = [matrix("Scores after the mask, head {head}", found.masked, part.rows, columns=part.seen)] if hidden else []
+    away = taken_away(found.masked)
+    hidden, masked = int(away[0].sum()), found.masked.masked_fill(away, -torch.inf)
+    views = [matrix("Scores after the mask, head {head}", masked, part.rows, columns=part.seen)] if hidden else []
     yield stage(
         f"{part.key}-mask",
         "Mask",
