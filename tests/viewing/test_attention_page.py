@@ -262,3 +262,13 @@ def test_the_frame_of_what_has_the_keyboard_is_not_cut_off(open_page):
         return [parseFloat(map.outlineWidth) + parseFloat(map.outlineOffset), parseFloat(around.paddingLeft)]; }"""
     )
     assert 0 < frame <= room
+
+
+def test_the_tab_key_goes_through_the_page_in_few_stops(open_page):
+    opened = open_page(page(layer=2, head=3))
+    stops = []
+    for _ in range(8):
+        opened.keyboard.press("Tab")
+        stops.append(opened.evaluate("document.activeElement.id || document.activeElement.getAttribute('aria-label')"))
+    pressed = ["layer 2, head 3"] * 2
+    assert stops == ["kind", "layer", "head", "word", "The, what it looks at", "map", *pressed]

@@ -207,3 +207,18 @@ def test_words_stay_in_the_boxes_of_the_tree(open_page, word):
     opened = open_page(page(parts=[{"title": "Search", "stages": [stage]}]))
     widths = opened.eval_on_selector_all(".tree text", "all => all.map((text) => text.getBBox().width)")
     assert max(widths) <= 96
+
+
+def test_the_tab_key_reaches_the_tree(open_page):
+    opened = open_page(page())
+    opened.focus("#probabilities .places button >> nth=-1")
+    stops = []
+    for _ in range(4):
+        opened.keyboard.press("Tab")
+        stops.append(opened.evaluate("document.activeElement.getAttribute('aria-label')"))
+    assert "start" in stops
+    opened.focus("#beam .tree [tabindex='0']")
+    opened.keyboard.press("ArrowRight")
+    opened.keyboard.press("Shift+Tab")
+    opened.keyboard.press("Tab")
+    assert opened.evaluate("document.activeElement.getAttribute('aria-label')").startswith("Step 1:")

@@ -78,7 +78,6 @@ function stop(group, chosen) {
 
 /** Makes the items of a group, which have data-row and data-column, one stop of the Tab key; arrow keys move in it. */
 function rove(group) {
-  group.addEventListener("focusin", (event) => stop(group, event.target.closest("[data-row]")));
   group.addEventListener("keydown", (event) => {
     const step = ARROWS[event.key];
     if (!step) return;
@@ -86,7 +85,9 @@ function rove(group) {
     const [row, column] = spot(event.target.closest("[data-row]"));
     const line = items(group).filter((item) => spot(item)[1] === column + step[1]);
     const next = step[0] ? line.find((item) => spot(item)[0] === row + step[0]) : line.findLast((item) => spot(item)[0] <= row) ?? line[0];
-    if (next) next.focus();
+    if (!next) return;
+    stop(group, next);
+    next.focus();
   });
 }
 
