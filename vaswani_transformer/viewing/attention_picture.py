@@ -51,7 +51,7 @@ def draw_attention(found: AttentionMap, out: str | Path, *, title: str, layer: i
         place.set_visible(False)
     lines = textwrap.fill(named(title), int(width / LETTER))
     figure.suptitle(lines, fontsize=11, parse_math=False)
-    figure.savefig(out, dpi=150)
+    figure.savefig(out, dpi=150, metadata={"Title": named(title)})  # an SVG is told by it, whose letters are curves
 
 
 def _name(place: Any, found: AttentionMap | None) -> None:
