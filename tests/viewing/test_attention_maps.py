@@ -27,7 +27,8 @@ from vaswani_transformer import (
     VaswaniTransformerConfig,
     VaswaniTransformerForConditionalGeneration,
 )
-from vaswani_transformer.viewing.attention_maps import MOST_TOKENS, attention_maps, choose, words_of
+from vaswani_transformer.viewing.attention_maps import MOST_NUMBERS, MOST_TOKENS, attention_maps, choose, words_of
+from vaswani_transformer.viewing.attention_page import attention_page
 
 WORDS = ["<pad>", "</s>", "<unk>", *"abcdefgh"]
 TEXT, TARGET = "a b c", "d e"
@@ -202,3 +203,22 @@ def test_a_model_that_diverged_is_refused():
     model.wte.weight.data[3] = torch.nan
     with pytest.raises(ValueError, match="got NaN among attentions of VaswaniGPTModel: did its training diverge"):
         attention_maps(model, tokenizer(end=False), TEXT)
+
+
+def test_texts_with_too_many_weights_for_a_page_are_cut_with_a_notice():
+    layers: dict[str, Any] = {"num_encoder_layers": 12, "num_decoder_layers": 12}
+    config = VaswaniTransformerConfig(vocab_size=len(WORDS), d_model=48, d_ff=8, num_heads=12, **layers)
+    model = VaswaniTransformerForConditionalGeneration(config)
+    maps, notice = attention_maps(model, tokenizer(end=True), "a b c d " * 40, target="e f g h " * 40)
+    shown = len(maps["cross"].seen)
+    assert 70 < shown < MOST_TOKENS
+    assert notice.startswith(f"The first {shown} of 161 tokens are shown.")
+    assert sum(np.count_nonzero(found.weights) for found in maps.values()) <= MOST_NUMBERS
+    assert len(attention_page(maps, model="deep")) < 6e6
+
+
+def test_a_text_that_is_cut_for_a_page_has_the_weights_of_what_is_left(monkeypatch):
+    monkeypatch.setattr("vaswani_transformer.viewing.attention_maps.MOST_NUMBERS", 50)
+    found, notice = attention_maps(drawn("our bert"), tokenizer(end=False), "a b c d")
+    assert notice == "The first 3 of 4 tokens are shown."
+    np.testing.assert_array_equal(found["encoder"].weights, maps_of("our bert")[1]["encoder"].weights)

@@ -24,6 +24,7 @@ from ..evaluation.translation import evaluating
 from ..evaluation.whole_weights import load_whole
 
 MOST_TOKENS = 128  # of a text; the rest is cut, with a notice
+MOST_NUMBERS = 12 * 12 * 128 * 128  # weights that are not 0, of all kinds; with more a page would pass 6 MB
 KINDS = ("encoder", "decoder", "cross")
 SPACES = str.maketrans({" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥"})  # as a person sees them
 START = "‹start›"  # the decoder's first input, whatever a model has for it
@@ -60,36 +61,48 @@ def attention_maps(
 
     Returns:
         Of an encoder-decoder "encoder", with a target "decoder" and "cross"; of an encoder "encoder"; of a decoder
-        "decoder". The notice tells that a text of more than `MOST_TOKENS` tokens, or than the model has
-        positions for, was cut, else it is "".
+        "decoder". The notice tells that a text was cut: to `MOST_TOKENS` tokens, to what the model has positions for,
+        or so far that about `MOST_NUMBERS` weights are left; else it is "".
 
     Raises:
         ValueError: a text without a token, a target for a decoder alone, a model without attention weights or
             with some that are no numbers.
     """
+    maps, notice = _maps(model, tokenizer, text, target, most=room(model, MOST_TOKENS))
+    numbers = sum(np.count_nonzero(found.weights) for found in maps.values())
+    if numbers > MOST_NUMBERS:  # asked again, as tokens that have fewer to look at look otherwise
+        longest = max(len(words) for found in maps.values() for words in (found.looking, found.seen))
+        most = int(longest * (MOST_NUMBERS / numbers) ** 0.5)
+        maps, notice = _maps(model, tokenizer, text, target, most=most)
+    return maps, notice
+
+
+def _maps(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, target: str | None, *, most: int
+) -> tuple[dict[str, AttentionMap], str]:
     if model.config.is_encoder_decoder:
-        return _of_both(model, tokenizer, text, target)
+        return _of_both(model, tokenizer, text, target, most=most)
     kind = "decoder" if _causal(model) else "encoder"
     if target is not None and kind == "decoder":
         raise ValueError(
             f"a target is of an encoder-decoder, or the second text of an encoder; got {type(model).__name__}, which "
             "reads one text from left to right: put the target behind the text"
         )
-    inputs, notice = encoded(tokenizer, text, target, most=room(model, MOST_TOKENS))
+    inputs, notice = encoded(tokenizer, text, target, most=most)
     words = words_of(tokenizer, inputs["input_ids"][0].tolist())
     found = _weights(model, "attentions", **_given(model, inputs))
     return {kind: AttentionMap(words, words, found["attentions"])}, notice
 
 
 def _of_both(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, target: str | None
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, target: str | None, *, most: int
 ) -> tuple[dict[str, AttentionMap], str]:
-    inputs, notice = encoded(tokenizer, text, most=room(model, MOST_TOKENS))
+    inputs, notice = encoded(tokenizer, text, most=most)
     source = words_of(tokenizer, inputs["input_ids"][0].tolist())
     if target is None:
         states = _weights(model.get_encoder(), "attentions", **_given(model, inputs))
         return {"encoder": AttentionMap(source, source, states["attentions"])}, notice
-    shown, more = encoded(tokenizer, target, side="text_target", most=room(model, MOST_TOKENS))
+    shown, more = encoded(tokenizer, target, side="text_target", most=most)
     labels = shown["input_ids"]
     names = ("encoder_attentions", "decoder_attentions", "cross_attentions")
     found = _weights(model, *names, **_given(model, inputs), labels=labels.to(model.device))
