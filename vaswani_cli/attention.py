@@ -51,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     disable_progress_bar()  # a model is read in a moment
     model, tokenizer = load_viewed_model(arguments.model)
-    maps, notice = attention_maps(model, tokenizer, arguments.text, target=arguments.target)
+    limit = {"most_weights": None} if out.suffix in PICTURES else {}
+    maps, notice = attention_maps(model, tokenizer, arguments.text, target=arguments.target, **limit)
     kind = choose(maps, kind=arguments.kind, layer=arguments.layer, head=arguments.head)
     name = Path(arguments.model).name
     how: dict[str, Any] = {"layer": arguments.layer, "head": arguments.head}

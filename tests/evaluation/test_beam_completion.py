@@ -65,10 +65,14 @@ def made(kind: str, size: int) -> Any:
     if kind == "recurrent":
         return louder(MambaForCausalLM(MambaConfig(vocab_size=size, hidden_size=16, num_hidden_layers=2, state_size=4)))
     if kind == "recurrent and attention":
-        mixed = {"layer_types": ["linear_attention", "full_attention"], "head_dim": 8, "num_experts": 2}
-        heads = {f"linear_num_{kind}_heads": 2 for kind in ("key", "value")}
-        widths = {f"linear_{kind}_head_dim": 8 for kind in ("key", "value")}
-        small = SIZES | {"intermediate_size": 8, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8}
+        mixed: dict[str, Any] = {"layer_types": ["linear_attention", "full_attention"], "head_dim": 8, "num_experts": 2}
+        heads: dict[str, Any] = {f"linear_num_{kind}_heads": 2 for kind in ("key", "value")}
+        widths: dict[str, Any] = {f"linear_{kind}_head_dim": 8 for kind in ("key", "value")}
+        small: dict[str, Any] = SIZES | {
+            "intermediate_size": 8,
+            "moe_intermediate_size": 8,
+            "shared_expert_intermediate_size": 8,
+        }
         config = Qwen3NextConfig(
             vocab_size=size, num_key_value_heads=1, num_experts_per_tok=1, **mixed, **heads, **widths, **small
         )

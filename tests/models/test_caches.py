@@ -19,7 +19,9 @@ from vaswani_transformer.models.caches import CACHE, one_cache
 
 
 def gpt() -> tuple[Any, dict[str, torch.Tensor], Any]:
-    config = VaswaniGPTConfig(vocab_size=11, n_embd=8, n_head=2, n_layer=1, n_positions=8)
+    config = VaswaniGPTConfig(
+        vocab_size=11, hidden_size=8, num_attention_heads=2, num_hidden_layers=1, max_position_embeddings=8
+    )
     return VaswaniGPTForCausalLM(config).eval(), {"input_ids": torch.tensor([[3, 4]])}, DynamicCache
 
 
@@ -53,7 +55,8 @@ def test_a_cache_by_both_names_is_refused(made):
 
 
 def test_the_name_is_the_one_that_generate_gives_and_returns():
-    assert CACHE in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    prepare = inspect.getattr_static(GenerationMixin, "prepare_inputs_for_generation")
+    assert CACHE in inspect.signature(prepare).parameters
     assert CACHE in GenerateDecoderOnlyOutput.__dataclass_fields__
 
 

@@ -27,7 +27,7 @@ from vaswani_transformer import (
     VaswaniTransformerConfig,
     VaswaniTransformerForConditionalGeneration,
 )
-from vaswani_transformer.viewing.attention_maps import MOST_NUMBERS, MOST_TOKENS, attention_maps, choose, words_of
+from vaswani_transformer.viewing.attention_maps import MOST_TOKENS, MOST_WEIGHTS, attention_maps, choose, words_of
 from vaswani_transformer.viewing.attention_page import attention_page
 
 WORDS = ["<pad>", "</s>", "<unk>", *"abcdefgh"]
@@ -213,12 +213,13 @@ def test_texts_with_too_many_weights_for_a_page_are_cut_with_a_notice():
     shown = len(maps["cross"].seen)
     assert 70 < shown < MOST_TOKENS
     assert notice.startswith(f"The first {shown} of 161 tokens are shown.")
-    assert sum(np.count_nonzero(found.weights) for found in maps.values()) <= MOST_NUMBERS
+    assert sum(np.count_nonzero(found.weights) for found in maps.values()) <= MOST_WEIGHTS
     assert len(attention_page(maps, model="deep")) < 6e6
+    whole, notice = attention_maps(model, tokenizer(end=True), "a b " * 50, target="e f " * 50, most_weights=None)
+    assert (len(whole["cross"].seen), notice) == (101, "")  # as a picture has it
 
 
-def test_a_text_that_is_cut_for_a_page_has_the_weights_of_what_is_left(monkeypatch):
-    monkeypatch.setattr("vaswani_transformer.viewing.attention_maps.MOST_NUMBERS", 50)
-    found, notice = attention_maps(drawn("our bert"), tokenizer(end=False), "a b c d")
+def test_a_text_that_is_cut_for_a_page_has_the_weights_of_what_is_left():
+    found, notice = attention_maps(drawn("our bert"), tokenizer(end=False), "a b c d", most_weights=50)
     assert notice == "The first 3 of 4 tokens are shown."
     np.testing.assert_array_equal(found["encoder"].weights, maps_of("our bert")[1]["encoder"].weights)

@@ -24,7 +24,7 @@ from ..evaluation.translation import evaluating
 from ..evaluation.whole_weights import load_whole
 
 MOST_TOKENS = 128  # of a text; the rest is cut, with a notice
-MOST_NUMBERS = 12 * 12 * 128 * 128  # weights that are not 0, of all kinds; with more a page would pass 6 MB
+MOST_WEIGHTS = 12 * 12 * 128 * 128  # that are not 0, of all kinds; with more a page would pass 6 MB
 KINDS = ("encoder", "decoder", "cross")
 SPACES = str.maketrans({" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥"})  # as a person sees them
 START = "‹start›"  # the decoder's first input, whatever a model has for it
@@ -46,7 +46,12 @@ class AttentionMap:
 
 
 def attention_maps(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, *, target: str | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    target: str | None = None,
+    most_weights: int | None = MOST_WEIGHTS,
 ) -> tuple[dict[str, AttentionMap], str]:
     """Returns what each token of a text looks at, by kind of attention, and what a reader must know of it.
 
@@ -58,11 +63,12 @@ def attention_maps(
         text: what it reads.
         target: of an encoder-decoder the translation that it is shown, which gives "decoder" and "cross" too; of an
             encoder a second text behind the first.
+        most_weights: that are not 0, of all kinds together; a text of about so many is left. None for no end.
 
     Returns:
         Of an encoder-decoder "encoder", with a target "decoder" and "cross"; of an encoder "encoder"; of a decoder
         "decoder". The notice tells that a text was cut: to `MOST_TOKENS` tokens, to what the model has positions for,
-        or so far that about `MOST_NUMBERS` weights are left; else it is "".
+        or so far that about `most_weights` are left; else it is "".
 
     Raises:
         ValueError: a text without a token, a target for a decoder alone, a model without attention weights or
@@ -70,9 +76,11 @@ def attention_maps(
     """
     maps, notice = _maps(model, tokenizer, text, target, most=room(model, MOST_TOKENS))
     numbers = sum(np.count_nonzero(found.weights) for found in maps.values())
-    if numbers > MOST_NUMBERS:  # asked again, as tokens that have fewer to look at look otherwise
+    if (
+        most_weights is not None and numbers > most_weights
+    ):  # asked again, as tokens that have fewer to look at look otherwise
         longest = max(len(words) for found in maps.values() for words in (found.looking, found.seen))
-        most = int(longest * (MOST_NUMBERS / numbers) ** 0.5)
+        most = int(longest * (most_weights / numbers) ** 0.5)
         maps, notice = _maps(model, tokenizer, text, target, most=most)
     return maps, notice
 

@@ -72,7 +72,7 @@ def explain_model(
     with evaluating(model), eager(model):
         found = explain(model, tokenizer, text, target=target, layer=layer - 1, most=room(model, MOST_TOKENS))
     parts = {name: found[name][:MOST_LETTERS] for name in ("source", "result")}
-    return found | parts | {"head": head} | {"head": head}
+    return found | parts | {"head": head}
 
 
 def load_explained_model(name: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
