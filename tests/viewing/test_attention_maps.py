@@ -180,6 +180,11 @@ def test_spaces_alone_are_shown_as_signs_and_other_tokens_as_their_text():
     assert "Ġ" not in "".join(words_of(made, ids))
 
 
+def test_an_id_without_a_token_is_told_by_its_number():
+    made = tokenizer(end=False)
+    assert words_of(made, [3, len(WORDS)]) == ("a", f"token {len(WORDS)}")
+
+
 def test_a_text_is_cut_to_what_the_model_has_positions_for():
     model = VaswaniBertModel(VaswaniBertConfig(**SMALL, intermediate_size=8, max_position_embeddings=16))
     found, notice = attention_maps(model, tokenizer(end=False), "a b " * 20)

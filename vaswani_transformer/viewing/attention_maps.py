@@ -214,10 +214,14 @@ def _whole(text: str) -> str:
 def words_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, ...]:
     """Returns each token as a person reads it: its text, or its name where it has none or is a part of a letter.
 
-    Spaces alone and the ends of lines are signs: ␣, ⏎, ␍, ⇥.
+    Spaces alone and the ends of lines are signs: ␣, ⏎, ␍, ⇥. A vocabulary that was padded has ids without a token:
+    these are "token" and the id.
     """
     words = []
     for number in ids:
+        if number >= len(tokenizer):
+            words.append(f"token {number}")
+            continue
         word = str(tokenizer.decode([number], clean_up_tokenization_spaces=False))
         if "\ufffd" in word or not word:
             word = str(tokenizer.convert_ids_to_tokens(number))

@@ -240,5 +240,5 @@ def _likeliest(
 
 
 def _candidate(tokenizer: PreTrainedTokenizerBase, token: int, own_V: Tensor, drawn_V: Tensor | None) -> Candidate:
-    (word,) = words_of(tokenizer, [token]) if token < len(tokenizer) else (f"token {token}",)
+    (word,) = words_of(tokenizer, [token])
     return Candidate(word, float(own_V[token]), None if drawn_V is None else float(drawn_V[token]))
