@@ -23,8 +23,11 @@ SAVED = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.relativ
 UNSEEN = ("pooler", "seq_relationship", "key.bias")
 
 
-def test_there_is_a_checkpoint_of_every_family() -> None:
-    assert {path.name for path in FOLDERS if path.parent.name == "v1"} == {"transformer", "bert", "gpt"}
+def test_there_is_a_checkpoint_of_every_family_of_each_version() -> None:
+    families = {"transformer", "bert", "gpt"}
+    assert {path.relative_to(FIXTURES).parts for path in FOLDERS} == {
+        (v, name) for v in ("v1", "v2") for name in families
+    }
 
 
 @SAVED
