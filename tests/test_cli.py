@@ -121,6 +121,14 @@ def test_an_error_the_user_can_mend_is_one_line_without_a_traceback(verb_that, c
     assert capsys.readouterr().err == f"vaswani: error: {error}\n"
 
 
+def test_a_field_of_the_wrong_type_in_a_config_of_transformers_is_told_without_a_traceback(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_layer": "two"}', encoding="utf-8")
+    assert main(["generate", str(tmp_path), "a"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("vaswani: error: Validation error for field 'n_layer'")
+    assert "expected int, got str (value: 'two')" in told
+
+
 def test_debug_shows_the_traceback(verb_that, monkeypatch):
     monkeypatch.setenv("VASWANI_DEBUG", "1")
     verb_that(raising(ValueError("even")))

@@ -96,10 +96,17 @@ def _run(verb: str, words: list[str]) -> int:
     except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ValueError, OSError, ImportError) as error:  # OSError: a missing file, or a model the Hub does not know
+    except _mendable() as error:
         if os.environ.get("VASWANI_DEBUG") == "1":
             raise
         return _complain("; ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())]))
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """What a user can mend: OSError is a missing file, or a model the Hub does not know; the last a config.json."""
+    loaded = sys.modules.get("huggingface_hub.errors")  # its errors exist where it was imported, later than this
+    strict = (loaded.StrictDataclassError,) if loaded else ()
+    return (ValueError, OSError, ImportError, *strict)
 
 
 def _complain(message: str) -> int:
