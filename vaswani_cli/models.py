@@ -1,7 +1,7 @@
 """The argument MODEL, which embedded models have names for."""
 
 import argparse
-from pathlib import Path
+import os
 
 WORDS = "a model's folder, its name on the Hub, or demo-transformer, demo-bert, demo-gpt, which ship with the package"
 
@@ -33,5 +33,6 @@ def check_text(text: str) -> None:
     Raises:
         ValueError: the text names an embedded model, or a folder with one.
     """
-    if found_model(text) != text or (Path(text) / "config.json").is_file():
+    # os.path asks of any text, where Path ends with an error on a long one
+    if found_model(text) != text or os.path.isfile(os.path.join(text, "config.json")):
         raise ValueError(f"TEXT must be what the model reads; got a model's name, {text!r}: write the text behind it")

@@ -59,3 +59,10 @@ def test_a_models_name_without_a_text_is_told(verb, tmp_path, capsys):
 def test_nothing_is_told_of_weights_that_a_page_does_not_need(words, tmp_path, capfd):
     assert main([*words, "--out", str(tmp_path / "page.html")]) == 0
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("text", ["It was long. " * 1000, "a\0b"], ids=["10,000 letters", "a letter that no file has"])
+def test_a_text_that_no_file_could_be_named_is_read_as_a_text(text, tmp_path):
+    out = tmp_path / "page.html"
+    assert main(["attention", "demo-gpt", text, "--out", str(out)]) == 0
+    assert out.is_file()
