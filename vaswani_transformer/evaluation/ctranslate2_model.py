@@ -39,8 +39,8 @@ class CTranslate2Transformer:
     own limit, or with a token that is never written (padding), is searched again without. On a CPU each thread
     searches sentences of its own.
 
-    Departure from our search: it ends a sentence when as many hypotheses have ended as there are beams, not when none
-    can become better any more.
+    Departure from our search: a hypothesis ends only among the G best continuations of G beams, not the 2 G best, and a
+    sentence when G have ended, not when none can become better any more.
 
     Args:
         folder: what the export wrote.
