@@ -9,7 +9,7 @@ import pytest
 
 from vaswani_cli import main
 from vaswani_transformer import VaswaniBertConfig, VaswaniBertForPreTraining, VaswaniBertTokenizer
-from vaswani_transformer.viewing.attention_maps import AttentionMap
+from vaswani_transformer.viewing.attention_maps import AttentionMap, attention_maps
 from vaswani_transformer.viewing.attention_picture import draw_attention
 
 
@@ -87,3 +87,18 @@ def test_a_picture_of_one_head_has_its_words_and_its_whole_title(size, tmp_path)
     pixels = imread(tmp_path / "picture.png")
     assert (pixels[:, [0, 1, -2, -1]] == 1).all()  # nothing reaches over the edge
     assert 450 < pixels.shape[1] < 4000
+
+
+@pytest.mark.parametrize(("name", "cut"), [("page.html", True), ("picture.png", False)])
+def test_the_text_of_a_deep_model_is_cut_for_a_page_and_whole_in_a_picture(name, cut, folder, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="needs matplotlib, of the extra `viz`")
+    taken: list[int] = []
+
+    def with_small_limit(*given: Any, most_weights: int | None = 50, **more: Any) -> Any:
+        found = attention_maps(*given, most_weights=most_weights, **more)
+        taken.append(len(found[0]["encoder"].looking))
+        return found
+
+    monkeypatch.setattr("vaswani_transformer.viewing.attention_maps.attention_maps", with_small_limit)
+    assert main(["attention", str(folder), "the cat eats its fish", "--out", str(tmp_path / name)]) == 0
+    assert (taken[0] < 7) is cut

@@ -456,3 +456,9 @@ def test_a_model_that_diverged_is_refused(make, place, told):
     model.get_submodule(place).weight.data[3] = torch.nan
     with pytest.raises(ValueError, match=f"a model must compute numbers; got NaN {told}"):
         page_of(model)
+
+
+def test_a_text_is_cut_to_the_positions_of_a_model_that_has_few():
+    config = VaswaniGPTConfig(vocab_size=len(WORDS), **SMALL, max_position_embeddings=4)
+    found = explain_model(spread(VaswaniGPTForCausalLM, config), tokenizer(end=False), "a b c d e f")
+    assert found["notice"] == "The first 4 of 6 tokens are shown."
